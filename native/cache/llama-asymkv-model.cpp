@@ -1,0 +1,67 @@
+#include "llama-asymkv-model.h"
+
+#include "llama-arch.h"
+#include "llama-model.h"
+
+#include "asymkv-params.h"
+
+std::string llama_asymkv_model_problem(const llama_model & model, const asymkv_params & params) {
+    const auto & hparams = model.hparams;
+
+    const std::string arch = llm_arch_name(model.arch);
+    const auto because = [&](const std::string & reason) { return "the architecture '" + arch + "' cannot be merged: " + reason; };
+
+    if (hparams.vocab_only) {
+        return "the model was loaded without weights (vocab_only), so there is nothing to cache";
+    }
+    if (!hparams.causal_attn || llm_arch_is_diffusion(model.arch)) {
+        return because("it is an encoder or diffusion model and reads its text at once, without a cache that grows");
+    }
+    if (llm_arch_is_recurrent(model.arch)) {
+        return because("it is recurrent, and its state does not grow");
+    }
+    if (hparams.is_mla()) {
+        return because("its values are a view of its keys (MLA), and merging would change both alike");
+    }
+    if (hparams.use_alibi || hparams.f_max_alibi_bias > 0.0f) {
+        return because("it has ALiBi, which scales the mask that carries the cardinalities");
+    }
+    if (hparams.router_layer >= 0) {
+        return because("one of its layers keeps routing signals in the cache");
+    }
+    if (hparams.rope_type == LLAMA_ROPE_TYPE_MROPE || hparams.rope_type == LLAMA_ROPE_TYPE_IMROPE || hparams.rope_type == LLAMA_ROPE_TYPE_VISION) {
+        return because("its positions have several components (M-RoPE), which is not supported yet");
+    }
+    if (hparams.n_embd_k_gqa_max() == 0) {
+        return because("it has no attention layers");
+    }
+
+    switch (model.arch) {
+        case LLM_ARCH_T5:
+        case LLM_ARCH_T5ENCODER:
+            return because("its attention adds a bias by relative position");
+        case LLM_ARCH_MINIMAX_M3:
+        case LLM_ARCH_GLM_DSA:
+        case LLM_ARCH_DEEPSEEK32:
+        case LLM_ARCH_DEEPSEEK4:
+        case LLM_ARCH_DOTS3NOTE:
+        case LLM_ARCH_HY_V4:
+        case LLM_ARCH_QWEN4EXP:
+            return because("a second cache mirrors its attention cache slot by slot");
+        case LLM_ARCH_GEMMA4_ASSISTANT:
+        case LLM_ARCH_DFLASH:
+            return because("it reads another model's cache");
+        default:
+            break;
+    }
+
+    if (params.per_head) {
+        for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+            if (il < model.layers.size() && model.layers[il].attn_sinks) {
+                return because("it has attention sinks, which need one plan per layer: set per_head to false");
+            }
+        }
+    }
+
+    return "";
+}

@@ -1,0 +1,483 @@
+#include "llama-kv-cache-asym.h"
+
+#include "llama-asymkv-next.h"
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include "asymkv-compress.h"
+#include "asymkv-score.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+// the part of llama_kv_cache_asym that compresses: cache -> statistics -> plan -> merged rows -> cache
+//
+// rows are read to the host, planned and merged there, layer by layer on all threads. rows that no merge touched are
+// moved as bytes, so a quantized cache loses nothing by moving
+
+namespace {
+
+void rows_to_float(ggml_type type, const uint8_t * src, float * dst, int64_t n) {
+    if (type == GGML_TYPE_F32) {
+        memcpy(dst, src, n*sizeof(float));
+    } else {
+        ggml_get_type_traits(type)->to_float(src, dst, n);
+    }
+}
+
+void rows_from_float(ggml_type type, const float * src, uint8_t * dst, int64_t n) {
+    ggml_quantize_chunk(type, src, dst, 0, 1, n, nullptr);
+}
+
+// orthonormal Walsh-Hadamard transform of each block of n channels; its own inverse
+void hadamard(float * x, uint32_t n_channels, uint32_t n) {
+    const float norm = 1.0f/std::sqrt((float) n);
+
+    for (uint32_t b = 0; b < n_channels; b += n) {
+        float * y = x + b;
+        for (uint32_t len = 1; len < n; len *= 2) {
+            for (uint32_t i = 0; i < n; i += 2*len) {
+                for (uint32_t j = i; j < i + len; ++j) {
+                    const float u = y[j];
+                    const float v = y[j + len];
+                    y[j]       = u + v;
+                    y[j + len] = u - v;
+                }
+            }
+        }
+        for (uint32_t i = 0; i < n; ++i) {
+            y[i] *= norm;
+        }
+    }
+}
+
+// plans of one layer's groups must not be the same by chance of a shared seed
+uint64_t mix_seed(uint64_t seed, uint64_t compression, uint64_t layer, uint64_t group) {
+    return seed + 0x9E3779B97F4A7C15ull*(1 + compression + (layer << 20) + (group << 40));
+}
+
+} // namespace
+
+// what one layer looks like after its compression, ready to be written
+struct llama_kv_cache_asym::layer_work {
+    std::vector<uint8_t>     k; // [n_keep rows]
+    std::vector<uint8_t>     v; // [n_keep rows], or the whole transposed tensor
+    std::vector<group_table> tables;
+
+    uint64_t n_merges     = 0;
+    uint64_t n_evictions  = 0;
+    uint64_t t_observe_us = 0;
+    uint64_t t_plan_us    = 0;
+    uint64_t t_merge_us   = 0;
+};
+
+uint32_t llama_kv_cache_asym::k_hadamard() const {
+    if (!attn_rot_k) {
+        return 0;
+    }
+    uint32_t n = 64;
+    do {
+        n *= 2;
+    } while (n_embd_head_k_all % n == 0);
+    return n/2;
+}
+
+void llama_kv_cache_asym::read_layer(const asym_layer & layer, layer_bytes & bytes) const {
+    const auto read = [](const ggml_tensor * t, size_t size, std::vector<uint8_t> & copy) -> const uint8_t * {
+        if (ggml_backend_buffer_is_host(t->buffer)) {
+            return (const uint8_t *) t->data;
+        }
+        copy.resize(size);
+        ggml_backend_tensor_get(t, copy.data(), 0, size);
+        return copy.data();
+    };
+
+    const auto * k = layers[layer.ikv].k;
+    const auto * v = layers[layer.ikv].v;
+
+    const uint32_t n_rows = v_cells[0].used_max_p1();
+
+    bytes.k_data = read(k, (size_t) n_rows*k->nb[1], bytes.k);
+    bytes.v_data = read(v, v_trans ? ggml_nbytes(v) : (size_t) n_rows*v->nb[1], bytes.v);
+
+    if (layer.q_ring) {
+        bytes.ring.resize(ggml_nelements(layer.q_ring));
+        ggml_backend_tensor_get(layer.q_ring, bytes.ring.data(), 0, ggml_nbytes(layer.q_ring));
+    }
+}
+
+void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const {
+    const auto * k = layers[layer.ikv].k;
+    const auto * v = layers[layer.ikv].v;
+
+    const uint32_t n  = cells.size();
+    const uint32_t nh = layer.heads_per_group;
+    const uint32_t h0 = group*nh;
+    const uint32_t dk = layer.head_k;
+    const uint32_t dv = layer.head_v;
+
+    const uint32_t n_gqa   = layer.n_head/layer.n_head_kv;
+    const uint32_t n_block = k_hadamard();
+
+    out.keys         .resize((size_t) n*nh*dk);
+    out.values       .resize((size_t) n*nh*dv);
+    out.positions    .resize(n);
+    out.cardinalities.resize(n);
+    out.scores       .resize(n);
+    out.is_protected .assign(n, 0);
+
+    const size_t v_size_el = ggml_type_size(v->type); // of a transposed cache, which is never quantized
+    std::vector<uint8_t> column;
+
+    for (uint32_t i = 0; i < n; ++i) {
+        const asymkv_slot slot = slot_at(layer.tables[group], cells[i]);
+
+        out.positions    [i] = slot.position;
+        out.cardinalities[i] = slot.cardinality;
+        out.scores       [i] = slot.score;
+
+        float * ki = out.keys  .data() + (size_t) i*nh*dk;
+        float * vi = out.values.data() + (size_t) i*nh*dv;
+
+        rows_to_float(k->type, bytes.k_data + cells[i]*k->nb[1] + ggml_row_size(k->type, (int64_t) h0*dk), ki, (int64_t) nh*dk);
+        if (n_block) {
+            hadamard(ki, nh*dk, n_block);
+        }
+
+        if (!v_trans) {
+            rows_to_float(v->type, bytes.v_data + cells[i]*v->nb[1] + ggml_row_size(v->type, (int64_t) h0*dv), vi, (int64_t) nh*dv);
+        } else {
+            column.resize((size_t) nh*dv*v_size_el);
+            for (uint32_t c = 0; c < nh*dv; ++c) {
+                memcpy(column.data() + c*v_size_el, bytes.v_data + ((size_t) (h0*dv + c)*get_size() + cells[i])*v_size_el, v_size_el);
+            }
+            rows_to_float(v->type, column.data(), vi, (int64_t) nh*dv);
+        }
+    }
+
+    for (uint32_t i = 0; i < std::min(n, params.sinks); ++i) {
+        out.is_protected[i] = 1;
+    }
+    for (uint32_t i = n > params.recent ? n - params.recent : 0; i < n; ++i) {
+        out.is_protected[i] = 1;
+    }
+
+    // observed queries, oldest first
+    std::vector<uint32_t> rows;
+    for (uint32_t r = 0; r < ring_pos.size(); ++r) {
+        if (ring_pos[r] >= 0) {
+            rows.push_back(r);
+        }
+    }
+    std::sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return ring_pos[a] < ring_pos[b]; });
+
+    const uint32_t nq = rows.size()*n_gqa;
+
+    out.queries.resize((size_t) nh*nq*dk);
+    out.query_positions.resize(nq);
+
+    for (uint32_t h = 0; h < nh; ++h) {
+        for (uint32_t t = 0; t < rows.size(); ++t) {
+            for (uint32_t g = 0; g < n_gqa; ++g) {
+                const uint32_t r = t*n_gqa + g;
+
+                const float * src = bytes.ring.data() + ((size_t) rows[t]*layer.n_head + (h0 + h)*n_gqa + g)*dk;
+                float       * dst = out.queries.data() + ((size_t) h*nq + r)*dk;
+
+                std::copy(src, src + dk, dst);
+                if (n_block) {
+                    hadamard(dst, dk, n_block);
+                }
+                out.query_positions[r] = ring_pos[rows[t]];
+            }
+        }
+    }
+
+    auto & g = out.group;
+    g.size            = sizeof(g);
+    g.n_slots         = n;
+    g.n_heads         = nh;
+    g.n_queries       = nq;
+    g.head_k          = dk;
+    g.head_v          = dv;
+    g.n_rot           = layer.rope.n_rot;
+    g.rope_neox       = layer.rope.neox;
+    g.scale           = layer.kq_scale;
+    g.softcap         = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
+    g.keys            = out.keys.data();
+    g.values          = out.values.data();
+    g.queries         = out.queries.data();
+    g.query_positions = out.query_positions.data();
+    g.positions       = out.positions.data();
+    g.cardinalities   = out.cardinalities.data();
+    g.scores          = out.scores.data();
+    g.is_protected    = out.is_protected.data();
+    g.rope_freqs      = layer.rope.freqs.data();
+}
+
+void llama_kv_cache_asym::read_group(llama_context * lctx, uint32_t layer, uint32_t group, group_arrays & out) const {
+    lctx->synchronize();
+
+    layer_bytes bytes;
+    read_layer(asym_layers[layer], bytes);
+    fill_group(asym_layers[layer], group, bytes, sorted_cells(), out);
+}
+
+void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, layer_work & work) const {
+    const auto * k = layers[layer.ikv].k;
+    const auto * v = layers[layer.ikv].v;
+
+    const uint32_t nh = layer.heads_per_group;
+
+    const size_t k_row      = k->nb[1];
+    const size_t v_row      = v_trans ? 0 : v->nb[1];
+    const size_t v_size_el  = ggml_type_size(v->type);
+    const size_t k_size     = ggml_row_size(k->type, (int64_t) nh*layer.head_k); // of one group
+    const size_t v_size     = ggml_row_size(v->type, (int64_t) nh*layer.head_v);
+
+    layer_bytes bytes;
+    read_layer(layer, bytes);
+
+    work.k.resize((size_t) n_keep*k_row);
+    if (v_trans) {
+        work.v.assign(bytes.v_data, bytes.v_data + ggml_nbytes(v));
+    } else {
+        work.v.resize((size_t) n_keep*v_row);
+    }
+    work.tables.resize(layer.tables.size());
+
+    const uint32_t n_block = k_hadamard();
+
+    group_arrays              arrays;
+    asymkv::group_compression comp;
+    std::vector<uint8_t>      column;
+
+    for (uint32_t ig = 0; ig < layer.tables.size(); ++ig) {
+        fill_group(layer, ig, bytes, cells, arrays);
+
+        asymkv_params params_group = params;
+        params_group.seed = mix_seed(params.seed, counters.n_compressions, i_layer, ig);
+
+        asymkv::compress_group(params_group, arrays.group, n_keep, comp);
+
+        work.n_merges     += comp.plan.n_merges;
+        work.n_evictions  += comp.plan.n_evictions;
+        work.t_observe_us += comp.t_observe_us;
+        work.t_plan_us    += comp.t_plan_us;
+
+        const int64_t t_merge = ggml_time_us();
+
+        auto & state = *comp.state;
+
+        // positions covered by each slot
+        std::vector<asymkv_slot> slots(cells.size());
+        for (uint32_t i = 0; i < cells.size(); ++i) {
+            slots[i] = slot_at(layer.tables[ig], cells[i]);
+        }
+        for (const auto & op : comp.plan.ops) {
+            if (op.j != asymkv::NO_SLOT) {
+                slots[op.i].first = std::min(slots[op.i].first, slots[op.j].first);
+                slots[op.i].last  = std::max(slots[op.i].last,  slots[op.j].last);
+            }
+        }
+
+        auto & table = work.tables[ig];
+        table.n_lost = layer.tables[ig].n_lost + comp.plan.n_lost;
+        table.slots.resize(n_keep);
+
+        for (uint32_t s = 0; s < n_keep; ++s) {
+            const uint32_t i = comp.plan.kept[s];
+
+            table.slots[s] = slots[i];
+            table.slots[s].position    = state.positions[i];
+            table.slots[s].cardinality = state.cards[i];
+            table.slots[s].score       = (float) state.scores[i];
+
+            uint8_t * k_dst = work.k.data() + s*k_row + ig*k_size;
+
+            if (state.touched[i]) {
+                float * ki = state.keys.data() + (size_t) i*nh*layer.head_k;
+                if (n_block) {
+                    hadamard(ki, nh*layer.head_k, n_block);
+                }
+                rows_from_float(k->type, ki, k_dst, (int64_t) nh*layer.head_k);
+            } else {
+                memcpy(k_dst, bytes.k_data + cells[i]*k_row + ig*k_size, k_size);
+            }
+
+            const float * vi = state.values.data() + (size_t) i*nh*layer.head_v;
+
+            if (!v_trans) {
+                uint8_t * v_dst = work.v.data() + s*v_row + ig*v_size;
+                if (state.touched[i]) {
+                    rows_from_float(v->type, vi, v_dst, (int64_t) nh*layer.head_v);
+                } else {
+                    memcpy(v_dst, bytes.v_data + cells[i]*v_row + ig*v_size, v_size);
+                }
+            } else {
+                column.resize(v_size);
+                if (state.touched[i]) {
+                    rows_from_float(v->type, vi, column.data(), (int64_t) nh*layer.head_v);
+                }
+                for (uint32_t c = 0; c < nh*layer.head_v; ++c) {
+                    const size_t row = (size_t) (ig*nh*layer.head_v + c)*get_size();
+                    const uint8_t * src = state.touched[i] ? column.data() + c*v_size_el : bytes.v_data + (row + cells[i])*v_size_el;
+                    memcpy(work.v.data() + (row + s)*v_size_el, src, v_size_el);
+                }
+            }
+        }
+
+        work.t_merge_us += ggml_time_us() - t_merge;
+    }
+}
+
+void llama_kv_cache_asym::write_layer(const asym_layer & layer, const layer_work & work, uint32_t n_keep) const {
+    GGML_UNUSED(n_keep);
+    ggml_backend_tensor_set(layers[layer.ikv].k, work.k.data(), 0, work.k.size());
+    ggml_backend_tensor_set(layers[layer.ikv].v, work.v.data(), 0, work.v.size());
+}
+
+// the shared view of the slots: sinks and recent window as they are, merged slots under ascending labels that no later
+// query can be masked from
+void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uint32_t n_keep) {
+    auto & cells = v_cells[0];
+
+    const uint32_t n_middle_new = n_keep - params.sinks - params.recent;
+
+    struct label {
+        llama_pos         pos;
+        llama_kv_cell_ext ext;
+    };
+    std::vector<label> labels;
+    labels.reserve(n_keep);
+
+    const llama_pos pos0 = cells.pos_get(order[params.sinks]);
+    const llama_pos pos1 = cells.pos_get(order[order.size() - params.recent - 1]);
+
+    for (uint32_t s = 0; s < n_keep; ++s) {
+        if (s < params.sinks) {
+            labels.push_back({ cells.pos_get(order[s]), cells.ext_get(order[s]) });
+        } else if (s < params.sinks + n_middle_new) {
+            labels.push_back({ pos0 + (llama_pos) (s - params.sinks), {} });
+        } else {
+            const uint32_t i = order[order.size() - (n_keep - s)];
+            labels.push_back({ cells.pos_get(i), cells.ext_get(i) });
+        }
+    }
+
+    // tokens that the middle stands for: what it stood for before, and what has left the recent window since
+    const uint64_t n_tokens_all = n_tokens();
+
+    cells.reset();
+    for (uint32_t s = 0; s < n_keep; ++s) {
+        cells.pos_set(s, labels[s].pos);
+        cells.ext_set(s, labels[s].ext);
+        cells.seq_add(s, 0);
+    }
+    v_heads[0] = n_keep;
+
+    n_packed        = n_keep;
+    n_middle        = n_middle_new;
+    n_middle_tokens = n_tokens_all - params.sinks - params.recent;
+    middle_pos0     = pos0;
+    middle_pos1     = std::max(middle_pos1, pos1);
+}
+
+int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
+    const int64_t t_start = ggml_time_us();
+
+    if (n_keep < params.sinks + params.recent + 1) {
+        return llama_asymkv_fail(ASYMKV_ERR_PARAMS, "cannot keep only " + std::to_string(n_keep) + " slots: " + std::to_string(params.sinks) +
+                " sinks and " + std::to_string(params.recent) + " recent tokens are protected; keep at least " + std::to_string(params.sinks + params.recent + 1));
+    }
+
+    lctx->synchronize();
+
+    const std::vector<uint32_t> cells = sorted_cells();
+
+    if (cells.size() <= n_keep) {
+        return ASYMKV_OK;
+    }
+
+    for (const auto & layer : asym_layers) {
+        if (!layer.captured) {
+            return llama_asymkv_fail(ASYMKV_ERR_FAILED, "layer " + std::to_string(layer.il) + " has not been run yet");
+        }
+    }
+
+    const uint32_t n_threads = std::max(1, std::min<int>(lctx->n_threads_batch(), (int) asym_layers.size()));
+
+    std::atomic<uint32_t> next_layer { 0 };
+    std::atomic<bool>     written    { false };
+    std::atomic<bool>     failed     { false };
+    std::string           error;
+    std::mutex            mutex; // of error and counters
+
+    std::vector<std::vector<group_table>> tables(asym_layers.size());
+
+    const auto work_on_layers = [&]() {
+        for (uint32_t il = next_layer++; il < asym_layers.size() && !failed; il = next_layer++) {
+            try {
+                layer_work work;
+                compress_layer(asym_layers[il], il, cells, n_keep, work);
+
+                written = true;
+                write_layer(asym_layers[il], work, n_keep);
+                tables[il] = std::move(work.tables);
+
+                std::lock_guard<std::mutex> lock(mutex);
+                counters.n_merges     += work.n_merges;
+                counters.n_evictions  += work.n_evictions;
+                counters.t_observe_us += work.t_observe_us;
+                counters.t_plan_us    += work.t_plan_us;
+                counters.t_merge_us   += work.t_merge_us;
+            } catch (const std::exception & err) {
+                failed = true;
+                std::lock_guard<std::mutex> lock(mutex);
+                error = err.what();
+            }
+        }
+    };
+
+    {
+        std::vector<std::thread> threads;
+        try {
+            for (uint32_t t = 1; t < n_threads; ++t) {
+                threads.emplace_back(work_on_layers);
+            }
+        } catch (const std::system_error &) {
+            // fewer threads then
+        }
+        work_on_layers();
+        for (auto & thread : threads) {
+            thread.join();
+        }
+    }
+
+    if (failed) {
+        if (written) {
+            clear(true);
+            return llama_asymkv_fail(ASYMKV_ERR_FAILED, "the compression failed half-way (" + error + "), and the cache was cleared");
+        }
+        return llama_asymkv_fail(ASYMKV_ERR_FAILED, "the compression failed (" + error + "), and the cache is unchanged");
+    }
+
+    relabel_cells(cells, n_keep);
+
+    for (uint32_t il = 0; il < asym_layers.size(); ++il) {
+        asym_layers[il].tables = std::move(tables[il]);
+        upload_log_card(asym_layers[il]);
+    }
+
+    counters.n_compressions++;
+    counters.t_compress_us += ggml_time_us() - t_start;
+
+    LLAMA_LOG_DEBUG("%s: %zu slots -> %u, %.1f ms\n", __func__, cells.size(), n_keep, (ggml_time_us() - t_start)/1000.0);
+
+    return ASYMKV_OK;
+}

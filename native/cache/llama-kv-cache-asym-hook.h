@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+struct ggml_context;
+struct ggml_cgraph;
+struct ggml_tensor;
+struct llama_ubatch;
+
+class llm_graph_result;
+
+// the attention of one layer while its graph is built (llama_kv_cache_context::build_attn_pre and _post)
+struct llm_attn_hook {
+    ggml_context       * ctx;
+    ggml_cgraph        * gf;
+    llm_graph_result   * res;
+    const llama_ubatch & ubatch;
+
+    ggml_tensor *& q;       // [head_k, n_head, n_tokens], as it meets the cached keys
+    ggml_tensor *& k;       // view of the cache
+    ggml_tensor *& v;       // "
+    ggml_tensor *& kq_mask;
+    ggml_tensor  * k_cur;   // the keys being stored; null where the layer reads another layer's cache
+
+    float kq_scale;
+    int   il;
+};

@@ -1,0 +1,163 @@
+#include "llama-kv-cache-asym.h"
+
+#include "llama-impl.h"
+#include "llama-io.h"
+
+#include <stdexcept>
+
+// saving and restoring: a header of our own, the stock cache's cells and rows, then what the slots stand for.
+//
+// the header stands where a stock cache writes its number of streams, so that a stock build refuses the state by name
+// instead of misreading it
+
+namespace {
+
+constexpr uint32_t STATE_MAGIC   = 0x4B4D5341; // "ASMK"
+constexpr uint32_t STATE_VERSION = 1;
+
+struct state_header {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t n_layer;
+    uint32_t per_head;
+    uint32_t observe;
+    uint32_t slot_size;
+};
+
+struct state_text {
+    uint32_t n_cells;
+    uint32_t n_packed;
+    uint32_t n_middle;
+    int32_t  middle_pos0;
+    int32_t  middle_pos1;
+    uint32_t reserved;
+    uint64_t n_middle_tokens;
+    uint64_t n_ring;
+    uint64_t n_compressions;
+    uint64_t n_merges;
+    uint64_t n_evictions;
+};
+
+} // namespace
+
+void llama_kv_cache_asym::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
+    const state_header header = {
+        STATE_MAGIC, STATE_VERSION, (uint32_t) asym_layers.size(), (uint32_t) params.per_head, params.observe, (uint32_t) sizeof(asymkv_slot),
+    };
+    io.write(&header, sizeof(header));
+
+    // cells and rows, in the order of the slots
+    llama_kv_cache::state_write(io, seq_id, flags);
+
+    const auto & cells = v_cells[0];
+
+    const bool is_empty = seq_id > 0; // there is only sequence 0
+
+    state_text text = {};
+    text.n_cells         = is_empty ? 0 : cells.get_used();
+    text.n_middle        = is_empty ? 0 : n_middle;
+    text.middle_pos0     = middle_pos0;
+    text.middle_pos1     = middle_pos1;
+    text.n_middle_tokens = n_middle_tokens;
+    text.n_ring          = n_ring;
+    text.n_compressions  = counters.n_compressions;
+    text.n_merges        = counters.n_merges;
+    text.n_evictions     = counters.n_evictions;
+
+    // the stock cache writes live cells only: the packed ones among them come first
+    for (uint32_t i = 0; i < n_packed && !is_empty; ++i) {
+        text.n_packed += !cells.is_empty(i);
+    }
+    io.write(&text, sizeof(text));
+
+    for (const auto & layer : asym_layers) {
+        for (const auto & table : layer.tables) {
+            io.write(&table.n_lost, sizeof(table.n_lost));
+            for (uint32_t i = 0; i < n_packed && !is_empty; ++i) {
+                if (!cells.is_empty(i)) {
+                    io.write(&table.slots[i], sizeof(asymkv_slot));
+                }
+            }
+        }
+    }
+
+    if (params.observe > 0) {
+        io.write(ring_pos.data(), ring_pos.size()*sizeof(ring_pos[0]));
+        for (const auto & layer : asym_layers) {
+            io.write_tensor(layer.q_ring, 0, ggml_nbytes(layer.q_ring));
+        }
+    }
+}
+
+void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    state_header header;
+    io.read(&header, sizeof(header));
+
+    if (header.magic != STATE_MAGIC || header.version != STATE_VERSION || header.slot_size != sizeof(asymkv_slot)) {
+        throw std::runtime_error("the state was not saved by this version of the merged cache");
+    }
+    if (header.n_layer != asym_layers.size() || header.per_head != (uint32_t) params.per_head || header.observe != params.observe) {
+        throw std::runtime_error("the state was saved with other settings (layers, per_head or observe)");
+    }
+    if (seq_id > 0) {
+        throw std::runtime_error("a merged cache holds one sequence, number 0");
+    }
+
+    clear(false);
+
+    try {
+        slot_info_vec_t sinfos;
+        state_read_sinfo(io, seq_id, flags, &sinfos, nullptr);
+
+        state_text text;
+        io.read(&text, sizeof(text));
+
+        const auto & cells = v_cells[0];
+
+        const bool is_consistent =
+            text.n_cells == cells.get_used() && text.n_cells == cells.used_max_p1() &&
+            text.n_packed <= text.n_cells && text.n_middle <= text.n_packed &&
+            (text.n_middle == 0) == (text.middle_pos0 < 0);
+        if (!is_consistent) {
+            throw std::runtime_error("the state contradicts itself");
+        }
+
+        n_packed = text.n_packed;
+        for (auto & layer : asym_layers) {
+            for (auto & table : layer.tables) {
+                io.read(&table.n_lost, sizeof(table.n_lost));
+                table.slots.resize(n_packed);
+                for (auto & slot : table.slots) {
+                    io.read(&slot, sizeof(slot));
+                    if (slot.cardinality == 0) {
+                        throw std::runtime_error("the state has a slot that stands for no token");
+                    }
+                }
+            }
+        }
+
+        n_middle        = text.n_middle;
+        n_middle_tokens = text.n_middle_tokens;
+        middle_pos0     = text.middle_pos0;
+        middle_pos1     = text.middle_pos1;
+        n_ring          = text.n_ring;
+
+        counters.n_compressions = text.n_compressions;
+        counters.n_merges       = text.n_merges;
+        counters.n_evictions    = text.n_evictions;
+
+        if (params.observe > 0) {
+            io.read(ring_pos.data(), ring_pos.size()*sizeof(ring_pos[0]));
+            for (const auto & layer : asym_layers) {
+                io.read_tensor(layer.q_ring, 0, ggml_nbytes(layer.q_ring));
+            }
+        }
+
+        for (const auto & layer : asym_layers) {
+            upload_log_card(layer);
+        }
+    } catch (...) {
+        clear(true);
+        throw;
+    }
+}

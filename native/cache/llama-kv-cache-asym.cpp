@@ -1,0 +1,451 @@
+#include "llama-kv-cache-asym.h"
+
+#include "llama-asymkv-model.h"
+#include "llama-asymkv-next.h"
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include "asymkv-params.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <stdexcept>
+
+//
+// llama_kv_cache_create
+//
+
+static std::string cache_problem(
+          const llama_model & model,
+                  ggml_type   type_k,
+                  ggml_type   type_v,
+                   uint32_t   n_seq_max,
+             llama_memory_t   mem_other,
+        const asymkv_params & params,
+        const llama_memory_i::layer_filter_cb & filter) {
+    const std::string problem = llama_asymkv_model_problem(model, params);
+    if (!problem.empty()) {
+        return problem;
+    }
+    if (n_seq_max != 1) {
+        return "a merged cache holds one sequence, but n_seq_max is " + std::to_string(n_seq_max) + ": use one context per sequence";
+    }
+    if (mem_other) {
+        return "a merged cache cannot be shared between two contexts";
+    }
+    if (params.per_head) {
+        for (uint32_t il = 0; il < model.hparams.n_layer(); ++il) {
+            if (!model.hparams.has_kv(il) || (filter && !filter(il))) {
+                continue;
+            }
+            // each head's rows are moved by themselves, so a quantization block may not span two heads
+            if (model.hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0 || model.hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
+                return std::string("a ") + ggml_type_name(type_k) + "/" + ggml_type_name(type_v) + " cache packs heads of " +
+                    std::to_string(model.hparams.n_embd_head_k(il)) + " channels together: use an f16 cache, or set per_head to false";
+            }
+        }
+    }
+    return "";
+}
+
+llama_kv_cache * llama_kv_cache_create(
+            const llama_model & model,
+          const llama_hparams & hparams,
+                    ggml_type   type_k,
+                    ggml_type   type_v,
+                         bool   v_trans,
+                         bool   offload,
+                         bool   unified,
+                     uint32_t   kv_size,
+                     uint32_t   n_seq_max,
+                     uint32_t   n_pad,
+                     uint32_t   n_swa,
+               llama_swa_type   swa_type,
+               llama_memory_t   mem_other,
+        const llama_memory_i::layer_filter_cb & filter,
+        const llama_memory_i::layer_reuse_cb  & reuse,
+        const llama_memory_i::layer_share_cb  & share) {
+    const asymkv_params * params = llama_asymkv_next();
+
+    if (!params) {
+        return new llama_kv_cache(model, hparams, type_k, type_v, v_trans, offload, unified, kv_size, n_seq_max, n_pad,
+                n_swa, swa_type, mem_other, filter, reuse, share);
+    }
+
+    const std::string problem = cache_problem(model, type_k, type_v, n_seq_max, mem_other, *params, filter);
+    if (!problem.empty()) {
+        llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, problem);
+        throw std::runtime_error(problem);
+    }
+
+    // a multiple of 256, as attention kernels like it; what the padding adds is room, not budget
+    const uint64_t capacity = GGML_PAD((uint64_t) params->budget + params->room, 256);
+
+    auto * res = new llama_kv_cache_asym(model, hparams, type_k, type_v, v_trans, offload,
+            (uint32_t) std::min<uint64_t>(kv_size, capacity), kv_size, n_pad, filter, reuse, *params);
+
+    llama_asymkv_next_clear();
+
+    return res;
+}
+
+//
+// llama_kv_cache_asym
+//
+
+llama_kv_cache_asym::llama_kv_cache_asym(
+        const llama_model & model,
+      const llama_hparams & hparams,
+                ggml_type   type_k,
+                ggml_type   type_v,
+                     bool   v_trans,
+                     bool   offload,
+                 uint32_t   kv_size,
+                 uint32_t   n_ctx,
+                 uint32_t   n_pad,
+    const layer_filter_cb & filter,
+    const  layer_reuse_cb & reuse,
+      const asymkv_params & params) :
+    llama_kv_cache(model, hparams, type_k, type_v, v_trans, offload, true, kv_size, 1, n_pad, 0, LLAMA_SWA_TYPE_NONE, nullptr, filter, reuse, nullptr),
+    params(params), n_ctx(n_ctx), ring_pos(params.observe, -1) {
+
+    struct buft_comparator {
+        bool operator()(const ggml_backend_buffer_type_t & lhs, const ggml_backend_buffer_type_t & rhs) const {
+            return strcmp(ggml_backend_buft_name(lhs), ggml_backend_buft_name(rhs)) < 0;
+        }
+    };
+    std::map<ggml_backend_buffer_type_t, ggml_context_ptr, buft_comparator> ctx_map;
+
+    for (uint32_t ikv = 0; ikv < layers.size(); ++ikv) {
+        const uint32_t il = layers[ikv].il;
+
+        ggml_backend_buffer_type_t buft = offload ? ggml_backend_dev_buffer_type(model.dev_layer(il)) : ggml_backend_cpu_buffer_type();
+
+        auto it = ctx_map.find(buft);
+        if (it == ctx_map.end()) {
+            ggml_init_params ctx_params = {
+                /*.mem_size   =*/ 2*layers.size()*ggml_tensor_overhead(),
+                /*.mem_buffer =*/ nullptr,
+                /*.no_alloc   =*/ true,
+            };
+            it = ctx_map.emplace(buft, ggml_init(ctx_params)).first;
+        }
+        ggml_context * ctx = it->second.get();
+        if (!ctx) {
+            throw std::runtime_error("failed to create ggml context for the cardinalities");
+        }
+
+        asym_layer layer = {};
+        layer.il              = il;
+        layer.ikv             = ikv;
+        layer.n_head          = hparams.n_head(il);
+        layer.n_head_kv       = hparams.n_head_kv(il);
+        layer.heads_per_group = params.per_head ? 1 : layer.n_head_kv;
+        layer.head_k          = hparams.n_embd_head_k(il);
+        layer.head_v          = hparams.n_embd_head_v(il);
+        layer.tables.resize(layer.n_head_kv/layer.heads_per_group);
+
+        layer.log_card = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, kv_size, layer.tables.size());
+        ggml_format_name(layer.log_card, "cache_log_card_l%d", il);
+
+        if (params.observe > 0) {
+            layer.q_ring = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) layer.head_k*layer.n_head, params.observe);
+            ggml_format_name(layer.q_ring, "cache_q_ring_l%d", il);
+        }
+
+        asym_layers.push_back(std::move(layer));
+    }
+
+    for (auto & [buft, ctx] : ctx_map) {
+        ggml_backend_buffer_t buf;
+        if (hparams.no_alloc) {
+            buf = ggml_backend_buft_alloc_buffer(buft, /*size =*/ 0);
+            for (ggml_tensor * t = ggml_get_first_tensor(ctx.get()); t != nullptr; t = ggml_get_next_tensor(ctx.get(), t)) {
+                t->buffer = buf;
+            }
+        } else {
+            buf = ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft);
+        }
+        if (!buf) {
+            throw std::runtime_error("failed to allocate the cardinalities");
+        }
+        ggml_backend_buffer_clear(buf, 0);
+        ctxs_bufs.emplace_back(std::move(ctx), buf);
+    }
+
+    counters.budget     = params.budget;
+    counters.n_capacity = kv_size;
+    counters.n_layer    = (uint32_t) asym_layers.size();
+    for (const auto & layer : asym_layers) {
+        counters.n_group   = std::max(counters.n_group,   (uint32_t) layer.tables.size());
+        counters.n_head_kv = std::max(counters.n_head_kv, layer.n_head_kv);
+        counters.table_bytes += ggml_nbytes(layer.log_card) + (layer.q_ring ? ggml_nbytes(layer.q_ring) : 0);
+        counters.table_bytes += layer.tables.size()*kv_size*sizeof(asymkv_slot);
+    }
+    counters.kv_bytes       = size_k_bytes() + size_v_bytes();
+    counters.stock_kv_bytes = counters.kv_bytes/kv_size*n_ctx;
+
+    LLAMA_LOG_INFO("%s: merged cache: budget %u of %u slots, %u layers x %u plans, %.2f MiB instead of %.2f MiB\n", __func__,
+            params.budget, kv_size, counters.n_layer, counters.n_group, counters.kv_bytes/1024.0/1024.0, counters.stock_kv_bytes/1024.0/1024.0);
+}
+
+llama_kv_cache_asym::asym_layer & llama_kv_cache_asym::get_layer(int32_t il) const {
+    return asym_layers[map_layer_ids.at(il)];
+}
+
+void llama_kv_cache_asym::get_stats(asymkv_stats & stats) const {
+    const size_t size = stats.size;
+    stats          = counters;
+    stats.size     = size;
+    stats.n_slots  = n_live();
+    stats.n_tokens = n_tokens();
+}
+
+std::vector<uint32_t> llama_kv_cache_asym::sorted_cells() const {
+    const auto & cells = v_cells[0];
+
+    std::vector<uint32_t> res;
+    res.reserve(cells.get_used());
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (!cells.is_empty(i)) {
+            res.push_back(i);
+        }
+    }
+    std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
+
+    return res;
+}
+
+asymkv_slot llama_kv_cache_asym::slot_at(const group_table & table, uint32_t cell) const {
+    if (cell < n_packed) {
+        return table.slots[cell];
+    }
+    const llama_pos pos = v_cells[0].pos_get(cell);
+
+    return { (double) pos, pos, pos, 1, 0.0f };
+}
+
+std::vector<asymkv_slot> llama_kv_cache_asym::get_slots(uint32_t layer, uint32_t group) const {
+    std::vector<asymkv_slot> res;
+    for (uint32_t cell : sorted_cells()) {
+        res.push_back(slot_at(asym_layers[layer].tables[group], cell));
+    }
+    return res;
+}
+
+//
+// llama_memory_i
+//
+
+llama_memory_context_ptr llama_kv_cache_asym::init_full() {
+    return std::make_unique<llama_kv_cache_asym_context>(this);
+}
+
+llama_memory_context_ptr llama_kv_cache_asym::init_update(llama_context * lctx, bool optimize) {
+    if (optimize && n_need > 0) {
+        n_need = 0;
+        return std::make_unique<llama_kv_cache_asym_context>(this, lctx);
+    }
+    return std::make_unique<llama_kv_cache_context>(this, lctx, false, stream_copy_info{});
+}
+
+llama_memory_context_ptr llama_kv_cache_asym::make_context(slot_info_vec_t sinfos, std::vector<llama_ubatch> ubatches) {
+    return std::make_unique<llama_kv_cache_asym_context>(this, std::move(sinfos), std::move(ubatches));
+}
+
+llama_kv_cache::slot_info_vec_t llama_kv_cache_asym::prepare(const std::vector<llama_ubatch> & ubatches) {
+    n_need = 0;
+
+    uint32_t n_tokens = 0;
+    for (const auto & ubatch : ubatches) {
+        for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+            if (ubatch.n_seq_id[i] != 1 || ubatch.seq_id[i][0] != 0) {
+                llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, "a merged cache holds one sequence, number 0: use one context per sequence");
+                return {};
+            }
+        }
+        n_tokens += ubatch.n_tokens;
+    }
+
+    auto res = llama_kv_cache::prepare(ubatches);
+    if (res.empty()) {
+        const uint32_t n_free = get_size() - n_live();
+        if (n_live() > params.budget) {
+            n_need = n_tokens; // compress, and try again
+        } else {
+            llama_asymkv_fail(ASYMKV_ERR_PARAMS, "a batch of " + std::to_string(n_tokens) + " tokens does not fit into the " +
+                    std::to_string(n_free) + " free slots beside the budget: use smaller batches, or more room");
+        }
+    }
+    return res;
+}
+
+void llama_kv_cache_asym::reset_tables() {
+    const bool was_merged = is_merged();
+
+    for (auto & layer : asym_layers) {
+        for (auto & table : layer.tables) {
+            table.slots.clear();
+            table.n_lost = 0;
+        }
+        if (was_merged && !hparams.no_alloc) {
+            n_packed = 0;
+            upload_log_card(layer);
+        }
+    }
+    n_packed        = 0;
+    n_middle        = 0;
+    n_middle_tokens = 0;
+    middle_pos0     = -1;
+    middle_pos1     = -1;
+
+    std::fill(ring_pos.begin(), ring_pos.end(), -1);
+    n_ring = 0;
+}
+
+void llama_kv_cache_asym::upload_log_card(const asym_layer & layer) const {
+    std::vector<ggml_fp16_t> data((size_t) get_size()*layer.tables.size(), ggml_fp32_to_fp16(0.0f));
+
+    for (size_t g = 0; g < layer.tables.size(); ++g) {
+        for (uint32_t i = 0; i < n_packed; ++i) {
+            data[g*get_size() + i] = ggml_fp32_to_fp16(std::log((float) layer.tables[g].slots[i].cardinality));
+        }
+    }
+    ggml_backend_tensor_set(layer.log_card, data.data(), 0, data.size()*sizeof(ggml_fp16_t));
+}
+
+void llama_kv_cache_asym::clear(bool data) {
+    llama_kv_cache::clear(data);
+    reset_tables();
+}
+
+bool llama_kv_cache_asym::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    const auto & cells = v_cells[0];
+
+    if (seq_id > 0 || cells.get_used() == 0) {
+        return true; // nothing there
+    }
+
+    p0 = std::max(p0, 0);
+    if (p1 < 0) {
+        p1 = std::numeric_limits<llama_pos>::max();
+    }
+
+    const llama_pos pos_max = cells.seq_pos_max(0);
+    if (p0 >= p1 || p0 > pos_max) {
+        return true;
+    }
+
+    const bool is_tail = p1 > pos_max;
+
+    if (is_merged() && p0 <= middle_pos1) {
+        // a merged slot cannot give back some of its tokens: all of the middle goes, with what follows it, or nothing
+        if (!is_tail || p0 > middle_pos0) {
+            return false;
+        }
+    }
+
+    if (is_tail && p0 <= cells.seq_pos_min(0)) {
+        clear(false);
+        return true;
+    }
+
+    // the packed part has to stay whole from its start: a hole in it makes what follows an ordinary token again,
+    // which it is, since only the middle is merged
+    uint32_t first_removed = get_size();
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (!cells.is_empty(i) && cells.pos_in(i, p0, p1)) {
+            first_removed = std::min(first_removed, i);
+        }
+    }
+
+    const bool res = llama_kv_cache::seq_rm(0, p0, p1);
+
+    if (first_removed < n_packed) {
+        n_packed = first_removed;
+        for (auto & layer : asym_layers) {
+            for (auto & table : layer.tables) {
+                table.slots.resize(n_packed);
+            }
+        }
+    }
+
+    if (is_merged() && p0 <= middle_pos0) {
+        for (auto & layer : asym_layers) {
+            for (auto & table : layer.tables) {
+                table.n_lost = 0;
+            }
+            upload_log_card(layer);
+        }
+        n_middle        = 0;
+        n_middle_tokens = 0;
+        middle_pos0     = -1;
+        middle_pos1     = -1;
+    }
+
+    for (auto & pos : ring_pos) {
+        if (pos >= p0 && pos < p1) {
+            pos = -1;
+        }
+    }
+
+    return res;
+}
+
+void llama_kv_cache_asym::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos /*p0*/, llama_pos /*p1*/) {
+    if (seq_id_src != seq_id_dst) {
+        LLAMA_LOG_WARN("%s: a merged cache holds one sequence, %d is not copied to %d\n", __func__, seq_id_src, seq_id_dst);
+    }
+}
+
+void llama_kv_cache_asym::seq_keep(llama_seq_id seq_id) {
+    if (seq_id != 0) {
+        clear(false);
+    }
+}
+
+void llama_kv_cache_asym::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
+    LLAMA_LOG_WARN("%s: a merged cache does not shift positions, [%d, %d) of sequence %d stays (%+d asked)\n", __func__, p0, p1, seq_id, shift);
+}
+
+void llama_kv_cache_asym::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
+    LLAMA_LOG_WARN("%s: a merged cache does not divide positions, [%d, %d) of sequence %d stays (/%d asked)\n", __func__, p0, p1, seq_id, d);
+}
+
+//
+// llama_kv_cache_asym_context
+//
+
+llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * kv) :
+    llama_kv_cache_context(kv), kv_asym(kv), kind(FULL) {
+}
+
+llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * kv, llama_context * lctx) :
+    llama_kv_cache_context(kv, lctx, /*do_shift =*/ true, {}), kv_asym(kv), kind(COMPRESS) {
+}
+
+llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * kv, slot_info_vec_t sinfos, std::vector<llama_ubatch> ubatches) :
+    llama_kv_cache_context(kv, std::move(sinfos), std::move(ubatches)), kv_asym(kv), kind(BATCH) {
+}
+
+bool llama_kv_cache_asym_context::apply() {
+    if (kind == COMPRESS) {
+        return kv_asym->compress(lctx, kv_asym->get_params().budget) == ASYMKV_OK;
+    }
+    return llama_kv_cache_context::apply();
+}
+
+bool llama_kv_cache_asym_context::is_merged() const {
+    return kind == FULL || kv_asym->is_merged();
+}
+
+void llama_kv_cache_asym_context::build_attn_pre(const llm_attn_hook & hook) const {
+    kv_asym->build_attn_pre(hook, is_merged());
+}
+
+ggml_tensor * llama_kv_cache_asym_context::build_attn_post(const llm_attn_hook & hook, ggml_tensor * cur) const {
+    return kv_asym->build_attn_post(hook, cur, is_merged());
+}

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+
+namespace asymkv {
+
+// moves a key by `delta` positions, in place. RoPE's angle is linear in position (NORM, NEOX, partial, YaRN, frequency
+// factors), so a key that was rotated to p and is moved by delta stands at p + delta exactly.
+//   x      [head_k]
+//   freqs  [n_rot/2] radians per position
+//   neox   channel c pairs with c + n_rot/2; else 2c with 2c + 1
+void rope_move(float * x, double delta, const float * freqs, uint32_t n_rot, bool neox);
+
+} // namespace asymkv

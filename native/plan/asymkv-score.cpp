@@ -1,0 +1,232 @@
+#include "asymkv-score.h"
+
+#include "asymkv-math.h"
+#include "asymkv-weights.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace asymkv {
+
+namespace {
+
+// a probability can reach 1, and a slot cannot give away all of a row
+constexpr double MIN_DENOMINATOR = 1e-12;
+
+double value_product(const group_state & st, uint32_t i, uint32_t j, uint32_t h) {
+    return dot(st.value(i, h), st.value(j, h), st.head_v);
+}
+
+//
+// mass: the paper's reference score
+//
+
+double mass_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
+    double cost = (st.scores[i] + st.scores[j])*((double) st.cards[i] + st.cards[j]);
+    if (st.params.decay > 0.0f) {
+        cost /= std::exp((double) (i - st.first_index)/st.params.decay);
+    }
+    return cost;
+}
+
+//
+// output: change of the output when the pair's attention is spread equally over its tokens
+//
+
+ASYMKV_CLONES
+double output_row_sum(const double * ai, const double * aj, double ci, double cj, size_t n) {
+    double lanes[4] = { 0 };
+    size_t x = 0;
+    for (; x + 4 <= n; x += 4) {
+        for (int t = 0; t < 4; ++t) {
+            lanes[t] += std::fabs(ai[x + t]*cj - aj[x + t]*ci);
+        }
+    }
+    for (; x < n; ++x) {
+        lanes[0] += std::fabs(ai[x]*cj - aj[x]*ci);
+    }
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
+double output_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
+    const uint32_t nq = st.group.n_queries;
+    const double ci = st.cards[i];
+    const double cj = st.cards[j];
+
+    double cost = 0.0;
+    for (uint32_t h = 0; h < st.n_heads; ++h) {
+        const double sum = output_row_sum(
+                st.prob.data() + (size_t) i*st.n_rows + (size_t) h*nq,
+                st.prob.data() + (size_t) j*st.n_rows + (size_t) h*nq, ci, cj, nq);
+        const double d_sq = st.value_sq[(size_t) i*st.n_heads + h] + st.value_sq[(size_t) j*st.n_heads + h] - 2.0*value_product(st, i, j, h);
+        cost += sum/(ci + cj)*std::sqrt(std::max(0.0, d_sq));
+    }
+    return cost;
+}
+
+void output_merge_apply(group_state & st, uint32_t i, uint32_t j) {
+    double       * ai = st.prob.data() + (size_t) i*st.n_rows;
+    const double * aj = st.prob.data() + (size_t) j*st.n_rows;
+    for (size_t x = 0; x < st.n_rows; ++x) {
+        ai[x] += aj[x];
+    }
+}
+
+//
+// exact: the output change itself, of merging and of evicting, in one unit
+//
+
+struct pair_rows {
+    const double * ai, * aj; // probabilities, before the row factor
+    const double * li, * lj; // ln(probability / cardinality), "
+    const double * oi, * oj; // v_i.o, v_j.o
+    const double * factor;   // row factors
+    const double * oo;       // |o|^2
+    double c, f, w;          // merged cardinality, share of i, key weight of i
+    double vii, vjj, vij;    // products of the values
+};
+
+ASYMKV_CLONES
+double exact_row_sum(const pair_rows p, size_t n) {
+    double lanes[8] = { 0 };
+    for (size_t x0 = 0; x0 < n; x0 += 8) {
+        const size_t m = n - x0 < 8 ? n - x0 : 8;
+        double part[8] = { 0 };
+        for (size_t t = 0; t < m; ++t) {
+            const size_t x = x0 + t;
+            const double ai = p.ai[x]*p.factor[x];
+            const double aj = p.aj[x]*p.factor[x];
+            const double mm = p.c*fast_exp(p.w*p.li[x] + (1.0 - p.w)*p.lj[x])*p.factor[x];
+
+            double den = 1.0 + mm - ai - aj;
+            den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
+
+            const double bi = mm*p.f         - ai;
+            const double bj = mm*(1.0 - p.f) - aj;
+
+            const double uii = p.vii - 2.0*p.oi[x]      + p.oo[x];
+            const double ujj = p.vjj - 2.0*p.oj[x]      + p.oo[x];
+            const double uij = p.vij - p.oi[x] - p.oj[x] + p.oo[x];
+
+            double d2 = bi*bi*uii + bj*bj*ujj + 2.0*bi*bj*uij;
+            d2 = d2 < 0.0 ? 0.0 : d2;
+            part[t] = std::sqrt(d2)/den;
+        }
+        for (int t = 0; t < 8; ++t) {
+            lanes[t] += part[t];
+        }
+    }
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
+double exact_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
+    const uint32_t nq = st.group.n_queries;
+
+    pair_rows p;
+    p.c = st.merged_cardinality(i, j);
+    p.f = (double) st.cards[i]/((double) st.cards[i] + st.cards[j]);
+    p.w = weight_scalar(st, i, j);
+
+    double cost = 0.0;
+    for (uint32_t h = 0; h < st.n_heads; ++h) {
+        const size_t row = (size_t) h*nq;
+        p.ai  = st.prob     .data() + (size_t) i*st.n_rows + row;
+        p.aj  = st.prob     .data() + (size_t) j*st.n_rows + row;
+        p.li  = st.log_prob .data() + (size_t) i*st.n_rows + row;
+        p.lj  = st.log_prob .data() + (size_t) j*st.n_rows + row;
+        p.oi  = st.value_out.data() + (size_t) i*st.n_rows + row;
+        p.oj  = st.value_out.data() + (size_t) j*st.n_rows + row;
+        p.oo  = st.seen.out_sq.data() + row;
+        p.factor = st.row_factor.data() + row;
+        p.vii = st.value_sq[(size_t) i*st.n_heads + h];
+        p.vjj = st.value_sq[(size_t) j*st.n_heads + h];
+        p.vij = value_product(st, i, j, h);
+
+        cost += exact_row_sum(p, nq);
+    }
+    return cost;
+}
+
+void exact_merge_apply(group_state & st, uint32_t i, uint32_t j) {
+    const double c = st.merged_cardinality(i, j);
+    const double f = (double) st.cards[i]/((double) st.cards[i] + st.cards[j]);
+    const double w = weight_scalar(st, i, j);
+
+    double       * ai = st.prob     .data() + (size_t) i*st.n_rows;
+    const double * aj = st.prob     .data() + (size_t) j*st.n_rows;
+    double       * li = st.log_prob .data() + (size_t) i*st.n_rows;
+    const double * lj = st.log_prob .data() + (size_t) j*st.n_rows;
+    double       * oi = st.value_out.data() + (size_t) i*st.n_rows;
+    const double * oj = st.value_out.data() + (size_t) j*st.n_rows;
+
+    for (size_t x = 0; x < st.n_rows; ++x) {
+        const double l = w*li[x] + (1.0 - w)*lj[x];
+        const double m = c*fast_exp(l);
+
+        // rows are renormalised lazily: only the factor changes
+        const double den = std::max(1.0 + (m - ai[x] - aj[x])*st.row_factor[x], MIN_DENOMINATOR);
+
+        ai[x] = m;
+        li[x] = l;
+        oi[x] = f*oi[x] + (1.0 - f)*oj[x];
+        st.row_factor[x] /= den;
+    }
+}
+
+double exact_evict_cost(const group_state & st, uint32_t i) {
+    const uint32_t nq = st.group.n_queries;
+
+    const double * a  = st.prob     .data() + (size_t) i*st.n_rows;
+    const double * vo = st.value_out.data() + (size_t) i*st.n_rows;
+
+    double cost = 0.0;
+    for (uint32_t h = 0; h < st.n_heads; ++h) {
+        const double v_sq = st.value_sq[(size_t) i*st.n_heads + h];
+        for (size_t x = (size_t) h*nq; x < (size_t) (h + 1)*nq; ++x) {
+            const double p  = a[x]*st.row_factor[x];
+            const double u2 = std::max(0.0, v_sq - 2.0*vo[x] + st.seen.out_sq[x]);
+            cost += p*std::sqrt(u2)/std::max(1.0 - p, MIN_DENOMINATOR);
+        }
+    }
+    return cost;
+}
+
+void exact_evict_apply(group_state & st, uint32_t i) {
+    const double * a = st.prob.data() + (size_t) i*st.n_rows;
+    for (size_t x = 0; x < st.n_rows; ++x) {
+        st.row_factor[x] /= std::max(1.0 - a[x]*st.row_factor[x], MIN_DENOMINATOR);
+    }
+}
+
+//
+// random: the control
+//
+
+double random_merge_cost(const group_state & st, uint32_t i, uint32_t /*j*/) {
+    return hash_uniform(st.params.seed + i + 65536ull*st.cards[i]);
+}
+
+struct score_entry {
+    int32_t    id;
+    score_type type;
+};
+
+const score_entry SCORES[] = {
+    { ASYMKV_SCORE_MASS,   { "mass",   false, mass_merge_cost,   nullptr,            nullptr,          nullptr           } },
+    { ASYMKV_SCORE_OUTPUT, { "output", true,  output_merge_cost, output_merge_apply, nullptr,          nullptr           } },
+    { ASYMKV_SCORE_EXACT,  { "exact",  true,  exact_merge_cost,  exact_merge_apply,  exact_evict_cost, exact_evict_apply } },
+    { ASYMKV_SCORE_RANDOM, { "random", false, random_merge_cost, nullptr,            nullptr,          nullptr           } },
+};
+
+} // namespace
+
+const score_type * score_find(int32_t score) {
+    for (const auto & e : SCORES) {
+        if (e.id == score) {
+            return &e.type;
+        }
+    }
+    return nullptr;
+}
+
+} // namespace asymkv

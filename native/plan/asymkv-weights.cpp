@@ -1,0 +1,171 @@
+#include "asymkv-weights.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace asymkv {
+
+namespace {
+
+constexpr double TINY = 1e-30;
+
+double weight_mean(const group_state & st, uint32_t i, uint32_t j) {
+    return (double) st.cards[i]/((double) st.cards[i] + st.cards[j]);
+}
+
+double weight_mass(const group_state & st, uint32_t i, uint32_t j) {
+    const double sum = st.scores[i] + st.scores[j];
+    return sum < TINY ? weight_mean(st, i, j) : st.scores[i]/sum;
+}
+
+// |v_i - mean value|_1, over all heads of the group
+double value_distance(const group_state & st, uint32_t i) {
+    const float * v = st.value(i, 0);
+    double sum = 0.0;
+    for (size_t c = 0; c < (size_t) st.n_heads*st.head_v; ++c) {
+        sum += std::fabs(v[c] - st.value_mean[c]);
+    }
+    return sum;
+}
+
+// KVSlimmer, eq. of its released code: second derivatives of o = sum alpha v with respect to the logits
+double weight_slimmer(const group_state & st, uint32_t i, uint32_t j) {
+    if (st.score_sum < TINY) {
+        return weight_mass(st, i, j);
+    }
+    const double ai = st.scores[i]/st.score_sum;
+    const double aj = st.scores[j]/st.score_sum;
+    const double di = value_distance(st, i);
+    const double dj = value_distance(st, j);
+
+    const double hii = ai*(1.0 - 2.0*ai)*di;
+    const double hjj = aj*(1.0 - 2.0*aj)*dj;
+    const double hij = ai*aj*(di + dj);
+
+    const double den = hii + hjj - 2.0*hij;
+    if (std::fabs(den) < TINY) {
+        return weight_mass(st, i, j);
+    }
+    const double w = (hii - hij)/den;
+
+    return w >= 0.0 && w <= 1.0 ? w : weight_mass(st, i, j);
+}
+
+double fisher_sum(const group_state & st, uint32_t i) {
+    const double * h = st.fisher.data() + (size_t) i*st.n_heads*st.head_k;
+    double sum = 0.0;
+    for (size_t c = 0; c < (size_t) st.n_heads*st.head_k; ++c) {
+        sum += h[c];
+    }
+    return sum;
+}
+
+// local Fisher diagonal: with an isotropic upstream gradient, E[(dL/dk[ch])^2] ~ sum over q of a^2 |v - o|^2 q[ch]^2.
+// the two channels that RoPE rotates together share their mean, so that the weights commute with the rotation
+void prepare_fisher(group_state & st) {
+    const auto & g  = st.group;
+    const uint32_t nh = st.n_heads, nq = g.n_queries, dk = st.head_k, dv = st.head_v;
+
+    st.fisher.assign((size_t) st.n_slots*nh*dk, 0.0);
+
+    for (uint32_t i = 0; i < st.n_slots; ++i) {
+        if (st.is_protected(i)) {
+            continue;
+        }
+        for (uint32_t h = 0; h < nh; ++h) {
+            const float * v = st.value(i, h);
+
+            double v_sq = 0.0;
+            for (uint32_t c = 0; c < dv; ++c) {
+                v_sq += (double) v[c]*v[c];
+            }
+
+            double * f = st.fisher.data() + ((size_t) i*nh + h)*dk;
+            for (uint32_t r = 0; r < nq; ++r) {
+                const size_t x = (size_t) h*nq + r;
+                const double a  = st.seen.prob[(size_t) i*st.n_rows + x];
+                const double u2 = std::max(0.0, v_sq - 2.0*st.seen.value_out[(size_t) i*st.n_rows + x] + st.seen.out_sq[x]);
+                const double s  = a*a*u2;
+                const float * q = g.queries + x*dk;
+                for (uint32_t c = 0; c < dk; ++c) {
+                    f[c] += s*q[c]*q[c];
+                }
+            }
+
+            for (uint32_t t = 0; t < g.n_rot/2; ++t) {
+                double & f0 = g.rope_neox ? f[t]             : f[2*t];
+                double & f1 = g.rope_neox ? f[t + g.n_rot/2] : f[2*t + 1];
+                f0 = f1 = 0.5*(f0 + f1);
+            }
+        }
+    }
+}
+
+void prepare_slimmer(group_state & st) {
+    const size_t n_channels = (size_t) st.n_heads*st.head_v;
+
+    st.value_mean.assign(n_channels, 0.0);
+    if (st.score_sum < TINY) {
+        return;
+    }
+    for (uint32_t i = 0; i < st.n_slots; ++i) {
+        const double alpha = st.scores[i]/st.score_sum;
+        const float * v = st.value(i, 0);
+        for (size_t c = 0; c < n_channels; ++c) {
+            st.value_mean[c] += alpha*v[c];
+        }
+    }
+}
+
+} // namespace
+
+void weights_prepare(group_state & st) {
+    switch (st.params.key_weights) {
+        case ASYMKV_KEYS_SLIMMER: prepare_slimmer(st); break;
+        case ASYMKV_KEYS_FISHER:  prepare_fisher(st);  break;
+        default: break;
+    }
+}
+
+double weight_scalar(const group_state & st, uint32_t i, uint32_t j) {
+    switch (st.params.key_weights) {
+        case ASYMKV_KEYS_MEAN:    return weight_mean   (st, i, j);
+        case ASYMKV_KEYS_SLIMMER: return weight_slimmer(st, i, j);
+        case ASYMKV_KEYS_FISHER:
+            {
+                const double hi = fisher_sum(st, i);
+                const double hj = fisher_sum(st, j);
+                return hi + hj < TINY ? weight_mass(st, i, j) : hi/(hi + hj);
+            }
+        default: return weight_mass(st, i, j);
+    }
+}
+
+void weights_per_channel(const group_state & st, uint32_t i, uint32_t j, double * out) {
+    const size_t n_channels = (size_t) st.n_heads*st.head_k;
+
+    if (st.params.key_weights != ASYMKV_KEYS_FISHER) {
+        std::fill(out, out + n_channels, weight_scalar(st, i, j));
+        return;
+    }
+
+    const double   w  = weight_mass(st, i, j);
+    const double * hi = st.fisher.data() + (size_t) i*n_channels;
+    const double * hj = st.fisher.data() + (size_t) j*n_channels;
+    for (size_t c = 0; c < n_channels; ++c) {
+        const double sum = hi[c] + hj[c];
+        out[c] = sum < TINY ? w : hi[c]/sum;
+    }
+}
+
+void weights_merge(group_state & st, uint32_t i, uint32_t j) {
+    if (st.params.key_weights != ASYMKV_KEYS_FISHER) {
+        return;
+    }
+    const size_t n_channels = (size_t) st.n_heads*st.head_k;
+    for (size_t c = 0; c < n_channels; ++c) {
+        st.fisher[(size_t) i*n_channels + c] += st.fisher[(size_t) j*n_channels + c];
+    }
+}
+
+} // namespace asymkv
