@@ -252,7 +252,7 @@ int asymkv_compress_group(const struct asymkv_params * params, const struct asym
         result->n_evictions = plan.n_evictions;
 
         if (result->mass) {
-            std::copy(comp.seen.mass.begin(), comp.seen.mass.end(), result->mass);
+            std::copy(state.seen.mass.begin(), state.seen.mass.end(), result->mass);
         }
         if (result->cost_merge) {
             std::copy(plan.first.merge.begin(), plan.first.merge.end(), result->cost_merge);

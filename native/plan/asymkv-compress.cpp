@@ -3,6 +3,7 @@
 #include "asymkv-score.h"
 
 #include <chrono>
+#include <utility>
 
 namespace asymkv {
 
@@ -13,13 +14,15 @@ static uint64_t now_us() {
 void compress_group(const asymkv_params & params, const asymkv_group & group, uint32_t n_keep, group_compression & out) {
     const uint64_t t0 = now_us();
 
-    const bool keep_rows = score_find(params.score)->keeps_rows || params.key_weights == ASYMKV_KEYS_FISHER;
+    observe_wants wants;
+    wants.rows   = score_find(params.score)->keeps_rows;
+    wants.fisher = params.key_weights == ASYMKV_KEYS_FISHER;
 
-    out.seen = observe(group, keep_rows);
+    observation seen = observe(group, wants);
 
     const uint64_t t1 = now_us();
 
-    out.state = std::make_unique<group_state>(params, group, out.seen);
+    out.state = std::make_unique<group_state>(params, group, std::move(seen));
     out.plan  = plan_group(*out.state, n_keep);
 
     out.t_observe_us = t1 - t0;

@@ -8,7 +8,6 @@ namespace asymkv {
 
 // observe, plan and merge one group. `state` holds keys, values, positions, cardinalities and scores afterwards
 struct group_compression {
-    observation                  seen;
     std::unique_ptr<group_state> state;
     group_plan                   plan;
 

@@ -2,6 +2,7 @@
 
 #include "asymkv-math.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -33,7 +34,7 @@ void exp_shifted(double * p, const double * shift, uint32_t n) {
 
 } // namespace
 
-observation observe(const asymkv_group & g, bool keep_rows) {
+observation observe(const asymkv_group & g, observe_wants wants) {
     const uint32_t n  = g.n_slots;
     const uint32_t nh = g.n_heads;
     const uint32_t nq = g.n_queries;
@@ -44,11 +45,15 @@ observation observe(const asymkv_group & g, bool keep_rows) {
     observation res;
     res.mass.assign(n, 0.0);
 
-    if (keep_rows) {
-        res.prob     .assign(n*nr,   0.0);
-        res.value_out.assign(n*nr,   0.0);
-        res.out      .assign(nr*dv,  0.0);
-        res.out_sq   .assign(nr,     0.0);
+    if (wants.rows) {
+        res.prob     .assign(n*nr, 0.0);
+        res.value_out.assign(n*nr, 0.0);
+    }
+    if (wants.rows || wants.fisher) {
+        res.out_sq.assign(nr, 0.0);
+    }
+    if (wants.fisher) {
+        res.fisher.assign((size_t) n*nh*dk, 0.0);
     }
 
     if (nq == 0) {
@@ -65,7 +70,9 @@ observation observe(const asymkv_group & g, bool keep_rows) {
     std::vector<double> prob((size_t) n*nq);
     std::vector<double> row_max(nq);
     std::vector<double> row_sum(nq);
-    std::vector<double> out_t;
+    std::vector<double> out_t;           // o(q), as columns
+    std::vector<double> value_out(nq);
+    std::vector<double> information(nq);
 
     for (uint32_t h = 0; h < nh; ++h) {
         // queries as columns, so that the inner loops run over queries
@@ -128,7 +135,7 @@ observation observe(const asymkv_group & g, bool keep_rows) {
             res.mass[i] += sum;
         }
 
-        if (!keep_rows) {
+        if (!wants.rows && !wants.fisher) {
             continue;
         }
 
@@ -139,21 +146,45 @@ observation observe(const asymkv_group & g, bool keep_rows) {
             for (uint32_t c = 0; c < dv; ++c) {
                 accumulate_rows(out_t.data() + (size_t) c*nq, p, (double) v[c], nq);
             }
-            std::copy(p, p + nq, res.prob.begin() + (size_t) i*nr + (size_t) h*nq);
         }
-        for (uint32_t r = 0; r < nq; ++r) {
-            const size_t x = (size_t) h*nq + r;
-            for (uint32_t c = 0; c < dv; ++c) {
+
+        double * out_sq = res.out_sq.data() + (size_t) h*nq;
+        for (uint32_t c = 0; c < dv; ++c) {
+            for (uint32_t r = 0; r < nq; ++r) {
                 const double o = out_t[(size_t) c*nq + r];
-                res.out[x*dv + c] = o;
-                res.out_sq[x]    += o*o;
+                out_sq[r] += o*o;
             }
         }
+
         for (uint32_t i = 0; i < n; ++i) {
-            const float * v = g.values + ((size_t) i*nh + h)*dv;
-            double * vo = res.value_out.data() + (size_t) i*nr + (size_t) h*nq;
+            const double * p = prob.data() + (size_t) i*nq;
+            const float  * v = g.values + ((size_t) i*nh + h)*dv;
+
+            std::fill(value_out.begin(), value_out.end(), 0.0);
+            double v_sq = 0.0;
             for (uint32_t c = 0; c < dv; ++c) {
-                accumulate_rows(vo, out_t.data() + (size_t) c*nq, (double) v[c], nq);
+                accumulate_rows(value_out.data(), out_t.data() + (size_t) c*nq, (double) v[c], nq);
+                v_sq += (double) v[c]*v[c];
+            }
+
+            if (wants.rows) {
+                const size_t row = (size_t) i*nr + (size_t) h*nq;
+                std::copy(p, p + nq, res.prob.begin() + row);
+                std::copy(value_out.begin(), value_out.end(), res.value_out.begin() + row);
+            }
+            if (wants.fisher && !g.is_protected[i]) {
+                double * f = res.fisher.data() + ((size_t) i*nh + h)*dk;
+                for (uint32_t r = 0; r < nq; ++r) {
+                    information[r] = (p[r]*p[r]*std::max(0.0, v_sq - 2.0*value_out[r] + out_sq[r]));
+                }
+                for (uint32_t c = 0; c < dk; ++c) {
+                    const float * q = queries_t.data() + (size_t) c*nq;
+                    double sum = 0.0;
+                    for (uint32_t r = 0; r < nq; ++r) {
+                        sum += information[r]*q[r]*q[r];
+                    }
+                    f[c] = sum;
+                }
             }
         }
     }

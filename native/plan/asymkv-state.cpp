@@ -3,11 +3,12 @@
 #include "asymkv-math.h"
 
 #include <cmath>
+#include <utility>
 
 namespace asymkv {
 
-group_state::group_state(const asymkv_params & params, const asymkv_group & g, const observation & seen) :
-    params(params), group(g), seen(seen),
+group_state::group_state(const asymkv_params & params, const asymkv_group & g, observation seen_by) :
+    params(params), group(g), seen(std::move(seen_by)),
     n_slots(g.n_slots), n_heads(g.n_heads), head_k(g.head_k), head_v(g.head_v),
     n_rows((size_t) g.n_heads*g.n_queries) {
 
@@ -37,8 +38,8 @@ group_state::group_state(const asymkv_params & params, const asymkv_group & g, c
 
     const bool keeps_rows = params.score == ASYMKV_SCORE_OUTPUT || params.score == ASYMKV_SCORE_EXACT;
     if (keeps_rows) {
-        prob      = seen.prob;
-        value_out = seen.value_out;
+        prob      = std::move(seen.prob);
+        value_out = std::move(seen.value_out);
         row_factor.assign(n_rows, 1.0);
 
         value_sq.resize((size_t) n_slots*n_heads);

@@ -15,7 +15,7 @@ constexpr double LOG_ZERO = -1e4;
 struct group_state {
     const asymkv_params & params;
     const asymkv_group  & group;
-    const observation   & seen;
+    observation           seen; // its rows move to the arrays below, which steps update
 
     const uint32_t n_slots;
     const uint32_t n_heads;
@@ -49,7 +49,7 @@ struct group_state {
 
     uint32_t first_index = 0; // leading protected slots
 
-    group_state(const asymkv_params & params, const asymkv_group & group, const observation & seen);
+    group_state(const asymkv_params & params, const asymkv_group & group, observation seen);
 
     bool is_protected(uint32_t i) const { return group.is_protected[i] != 0; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace asymkv {
 
@@ -63,40 +64,19 @@ double fisher_sum(const group_state & st, uint32_t i) {
 // local Fisher diagonal: with an isotropic upstream gradient, E[(dL/dk[ch])^2] ~ sum over q of a^2 |v - o|^2 q[ch]^2.
 // the two channels that RoPE rotates together share their mean, so that the weights commute with the rotation
 void prepare_fisher(group_state & st) {
-    const auto & g  = st.group;
-    const uint32_t nh = st.n_heads, nq = g.n_queries, dk = st.head_k, dv = st.head_v;
+    const auto & g = st.group;
 
-    st.fisher.assign((size_t) st.n_slots*nh*dk, 0.0);
+    st.fisher = std::move(st.seen.fisher);
+    if (st.fisher.empty()) {
+        st.fisher.assign((size_t) st.n_slots*st.n_heads*st.head_k, 0.0); // nothing was observed
+    }
 
-    for (uint32_t i = 0; i < st.n_slots; ++i) {
-        if (st.is_protected(i)) {
-            continue;
-        }
-        for (uint32_t h = 0; h < nh; ++h) {
-            const float * v = st.value(i, h);
-
-            double v_sq = 0.0;
-            for (uint32_t c = 0; c < dv; ++c) {
-                v_sq += (double) v[c]*v[c];
-            }
-
-            double * f = st.fisher.data() + ((size_t) i*nh + h)*dk;
-            for (uint32_t r = 0; r < nq; ++r) {
-                const size_t x = (size_t) h*nq + r;
-                const double a  = st.seen.prob[(size_t) i*st.n_rows + x];
-                const double u2 = std::max(0.0, v_sq - 2.0*st.seen.value_out[(size_t) i*st.n_rows + x] + st.seen.out_sq[x]);
-                const double s  = a*a*u2;
-                const float * q = g.queries + x*dk;
-                for (uint32_t c = 0; c < dk; ++c) {
-                    f[c] += s*q[c]*q[c];
-                }
-            }
-
-            for (uint32_t t = 0; t < g.n_rot/2; ++t) {
-                double & f0 = g.rope_neox ? f[t]             : f[2*t];
-                double & f1 = g.rope_neox ? f[t + g.n_rot/2] : f[2*t + 1];
-                f0 = f1 = 0.5*(f0 + f1);
-            }
+    for (size_t x = 0; x < (size_t) st.n_slots*st.n_heads; ++x) {
+        double * f = st.fisher.data() + x*st.head_k;
+        for (uint32_t t = 0; t < g.n_rot/2; ++t) {
+            double & f0 = g.rope_neox ? f[t]             : f[2*t];
+            double & f1 = g.rope_neox ? f[t + g.n_rot/2] : f[2*t + 1];
+            f0 = f1 = 0.5*(f0 + f1);
         }
     }
 }
