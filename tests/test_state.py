@@ -1,0 +1,123 @@
+"""Saving and restoring: a restored text goes on exactly as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ctypes
+
+import llama_cpp
+import numpy as np
+import pytest
+from runs import random_tokens, read, settings
+
+from asymkv_gguf import Llama
+
+CONFIG = {"budget": 128, "sinks": 4, "recent": 40, "observe": 32}
+
+
+def merged_llama(path: Path, **config: Any) -> Llama:
+    llm = Llama(str(path), asymkv={**CONFIG, **config}, **settings())
+    read(llm, random_tokens(300), 64)
+    return llm
+
+
+def state_of(llm: Llama) -> bytes:
+    size = llama_cpp.llama_state_get_size(llm.ctx)
+    buffer = (ctypes.c_uint8 * size)()
+    return bytes(buffer[: llama_cpp.llama_state_get_data(llm.ctx, buffer, size)])
+
+
+def restore(llm: Llama, state: bytes) -> int:
+    buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+    return int(llama_cpp.llama_state_set_data(llm.ctx, buffer, len(state)))
+
+
+@pytest.mark.parametrize("per_head", [True, False], ids=["per-head", "per-layer"])
+@pytest.mark.parametrize("model", ["llama", "gemma2", "lfm2"])
+def test_a_restored_text_goes_on_bit_for_bit(tiny: Callable[[str], Path], model: str, per_head: bool) -> None:
+    """Through further compressions, which need cardinalities, positions, scores and the observed queries."""
+    llm = merged_llama(tiny(model), per_head=per_head)
+    state = llm.save_state()
+    following = random_tokens(200, seed=1)[1:]
+    expected = read(llm, following, 50)
+    slots = llm.asymkv_slots(0, 0)
+    llm.close()
+
+    other = Llama(str(tiny(model)), asymkv={**CONFIG, "per_head": per_head}, **settings())
+    read(other, random_tokens(90, seed=2), 64)  # something to be overwritten
+    other.load_state(state)
+    assert other.n_tokens == 300
+    assert other.asymkv_stats().tokens == 300
+    logits = read(other, following, 50)
+    if model == "gemma2":
+        # llama.cpp restores a sliding-window cache into other slots, which changes the order of its sums
+        np.testing.assert_allclose(logits, expected, atol=2e-2 * np.abs(expected).max())
+        assert len(other.asymkv_slots(0, 0)) == len(slots)
+    else:
+        np.testing.assert_array_equal(logits, expected)
+        np.testing.assert_array_equal(other.asymkv_slots(0, 0), slots)
+    other.close()
+
+
+def test_one_sequence_is_saved_and_restored_as_well(tiny: Callable[[str], Path]) -> None:
+    llm = merged_llama(tiny("llama"))
+    size = llama_cpp.llama_state_seq_get_size(llm.ctx, 0)
+    buffer = (ctypes.c_uint8 * size)()
+    assert llama_cpp.llama_state_seq_get_data(llm.ctx, buffer, size, 0) == size
+    following = random_tokens(100, seed=1)[1:]
+    expected = read(llm, following, 33)
+    assert llama_cpp.llama_state_seq_set_data(llm.ctx, buffer, size, 0) == size
+    llm.n_tokens = 300
+    np.testing.assert_array_equal(read(llm, following, 33), expected)
+    llm.close()
+
+
+@pytest.mark.parametrize("change", [{"per_head": False}, {"observe": 16}])
+def test_a_state_saved_with_other_settings_is_refused(tiny: Callable[[str], Path], change: dict[str, Any]) -> None:
+    llm = merged_llama(tiny("llama"))
+    state = llm.save_state()
+    llm.close()
+    other = Llama(str(tiny("llama")), asymkv={**CONFIG, **change}, **settings())
+    with pytest.raises(RuntimeError):
+        other.load_state(state)
+    other.close()
+
+
+def test_a_state_of_a_stock_cache_and_a_merged_one_do_not_mix(tiny: Callable[[str], Path]) -> None:
+    merged = merged_llama(tiny("llama"))
+    stock = Llama(str(tiny("llama")), **settings())
+    read(stock, random_tokens(100), 64)
+    assert restore(stock, state_of(merged)) == 0
+    assert restore(merged, state_of(stock)) == 0
+    merged.close()
+    stock.close()
+
+
+def test_damaged_states_are_refused_and_the_process_lives(tiny: Callable[[str], Path]) -> None:
+    llm = merged_llama(tiny("llama"))
+    state = state_of(llm)
+    for length in (0, 4, 100, len(state) // 2, len(state) - 1):
+        assert restore(llm, state[:length]) == 0
+    llm.reset()
+    llm._ctx.kv_cache_clear()
+    assert np.isfinite(read(llm, random_tokens(100), 64)).all()
+    llm.close()
+
+
+def test_a_stock_build_refuses_a_merged_state(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    llm = merged_llama(tiny("llama"))
+    (tmp_path / "state").write_bytes(state_of(llm))
+    llm.close()
+    script = f"""
+import ctypes, llama_cpp
+llm = llama_cpp.Llama({str(tiny("llama"))!r}, n_ctx=1024, n_threads=1, flash_attn=True, verbose=False)
+state = open({str(tmp_path / "state")!r}, "rb").read()
+buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+assert llama_cpp.llama_state_set_data(llm.ctx, buffer, len(state)) == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
