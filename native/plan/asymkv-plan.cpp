@@ -37,7 +37,7 @@ void merge_rows(group_state & st, uint32_t i, uint32_t j, std::vector<double> & 
     const double ci = st.cards[i];
     const double cj = st.cards[j];
     const double f  = ci/(ci + cj);
-    const double p  = f*st.positions[i] + (1.0 - f)*st.positions[j];
+    const double p  = st.positions[i] + (1.0 - f)*(st.positions[j] - st.positions[i]); // never outside of the two
 
     const size_t n_key = (size_t) st.n_heads*st.head_k;
 

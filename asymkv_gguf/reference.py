@@ -1,0 +1,396 @@
+"""The whole algorithm in NumPy, float64: what the native code is held against, and the place to read it in one sitting.
+
+A KV cache that merges adjacent slots (AsymKV, NeurIPS 2025, arXiv 2506.05410). Data flows down this file:
+group -> observation -> key weights -> costs -> greedy plan -> merged group.
+
+Symbols: n slots, H KV heads of the group, R observed queries per KV head, dk and dv channels of a key and of a value.
+A *group* is what shares one plan: one KV head (H = 1), or all KV heads of a layer. Slots are called by their index
+before the compression; a merged slot keeps the index of its left part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Score = Literal["mass", "output", "exact", "random"]
+KeyWeights = Literal["mean", "mass", "slimmer", "fisher"]
+
+SCORES: tuple[Score, ...] = get_args(Score)
+KEY_WEIGHTS: tuple[KeyWeights, ...] = get_args(KeyWeights)
+
+TINY = 1e-30  # a denominator below this says nothing: take the next simpler key weights
+LEAST_LEFT = 1e-12  # least share of a query's attention that is left after an operation
+LOGIT_OF_NOTHING = -1e4  # stands for ln 0
+MERGE, EVICT = 0, 1  # kinds of operation; at equal cost a merge is done first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """How to plan and merge: fields of `struct asymkv_params`. ValueError when one is out of range."""
+
+    score: Score = "exact"
+    key_weights: KeyWeights = "mass"
+    evict: bool = True  # `exact` only: take the cheaper of merging and evicting
+    max_cardinality: int = 0  # 0: none
+    decay: float = 0.0  # `mass` only, in slots; 0: none
+    accumulate: float = 1.0  # weight of the scores of earlier compressions
+    seed: int = 0  # `random` only
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES or self.key_weights not in KEY_WEIGHTS:
+            raise ValueError(f"unknown score {self.score!r} or key_weights {self.key_weights!r}")
+        if self.max_cardinality < 0 or not 0 <= self.decay < math.inf or not 0 <= self.accumulate <= 1:
+            raise ValueError("max_cardinality and decay must not be negative, accumulate must lie in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """The arrays that share one plan: fields of `struct asymkv_group`. ValueError when shapes or values clash."""
+
+    keys: Floats  # [n, H, dk], after RoPE
+    values: Floats  # [n, H, dv], mean value of a slot's tokens
+    queries: Floats  # [H, R, dk], after RoPE
+    query_positions: Ints  # [R]; a query sees the slots at or before its position
+    positions: Floats  # [n], ascending, in tokens; real-valued after a merge
+    cardinalities: Ints  # [n], tokens that a slot stands for
+    scores: Floats  # [n], accumulated attention mass
+    is_protected: NDArray[np.bool_]  # [n]
+    rope_freqs: Floats  # [n_rot / 2], radians per position
+    rope_neox: bool = False  # rotated pairs are (t, t + n_rot / 2); else (2t, 2t + 1)
+    n_rot: int = 0  # rotated channels; 0: no RoPE
+    scale: float = 1.0
+    softcap: float = 0.0  # 0: none
+
+    def __post_init__(self) -> None:
+        n, n_heads, head_k = self.keys.shape
+        n_queries = len(self.query_positions)
+        shapes = {"values": (n, n_heads, *self.values.shape[2:3]), "queries": (n_heads, n_queries, head_k)}
+        shapes |= dict.fromkeys(("positions", "cardinalities", "scores", "is_protected"), (n,))
+        for name, shape in (shapes | {"rope_freqs": (self.n_rot // 2,)}).items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, not {getattr(self, name).shape}")
+        if self.n_rot % 2 or not 0 <= self.n_rot <= head_k:
+            raise ValueError(f"n_rot must be even and at most {head_k}, not {self.n_rot}")
+        if np.any(np.diff(self.positions) < 0) or np.any(self.cardinalities < 1):
+            raise ValueError("positions must ascend, and cardinalities must be at least 1")
+
+
+class Op(NamedTuple):
+    """One step of a plan: slot `i` takes in its right neighbour `j`, or leaves when `j` is None."""
+
+    i: int
+    j: int | None
+    cost: float
+
+
+class Observation(NamedTuple):
+    """What the observed queries see of the slots."""
+
+    mass: Floats  # [n], summed over heads and queries
+    a: Floats  # [H, R, n], probabilities; all zeros where a query sees no slot
+    o: Floats  # [H, R, dv], outputs
+
+
+class Result(NamedTuple):
+    """A compressed group, and how it came about."""
+
+    ops: list[Op]
+    kept: list[int]  # [n_keep], the slots that are left
+    group: Group
+    n_lost: int  # tokens that no slot counts any more
+
+
+def rotate(x: ArrayLike, delta: ArrayLike, freqs: ArrayLike, n_rot: int, neox: bool) -> Floats:
+    """Keys x [..., dk] moved by delta positions (broadcast over the leading axes): R(delta) x, RoPE's rotation.
+
+    freqs [n_rot / 2] in radians per position; channels from n_rot on stay. Source: RoFormer, arXiv 2104.09864, eq. 34.
+    """
+    moved = np.array(x, dtype=np.float64)
+    first, second = _rope_pairs(n_rot, neox)
+    angle = np.asarray(delta, dtype=np.float64)[..., None] * np.asarray(freqs, dtype=np.float64)
+    x0, x1 = moved[..., first], moved[..., second]  # fancy indexing copies
+    moved[..., first] = x0 * np.cos(angle) - x1 * np.sin(angle)
+    moved[..., second] = x0 * np.sin(angle) + x1 * np.cos(angle)
+    return moved
+
+
+def observe(group: Group) -> Observation:
+    """Locally merged attention: softmax over scale q.k + ln c of the visible slots (arXiv 2506.05410)."""
+    logits = group.scale * np.einsum("hrd,nhd->hrn", group.queries, group.keys)
+    if group.softcap > 0:
+        logits = group.softcap * np.tanh(logits / group.softcap)
+    is_visible = group.positions <= group.query_positions[:, None]  # [R, n]
+    logits = np.where(is_visible, logits + np.log(group.cardinalities), -np.inf)
+    top = logits.max(axis=-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
+    total = weights.sum(axis=-1, keepdims=True)
+    a = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return Observation(a.sum(axis=(0, 1)), a, np.einsum("hrn,nhd->hrd", a, group.values))
+
+
+def attention(group: Group) -> Floats:
+    """Outputs [H, R, dv] of the group's queries."""
+    return observe(group).o
+
+
+def costs(group: Group, params: Params) -> tuple[Floats, Floats]:
+    """Costs before the first step, of merging with the right neighbour [n] and of evicting [n]; +inf: not allowed."""
+    at_start = np.full((2, len(group.positions)), np.inf)
+    for (kind, i), cost in _Greedy(group, params).costs.items():
+        at_start[kind, i] = cost
+    return at_start[MERGE], at_start[EVICT]
+
+
+def compress(group: Group, params: Params, n_keep: int) -> Result:
+    """The group after its cheapest operations, one at a time, until n_keep slots are left.
+
+    ValueError when n_keep is less than there are protected slots, counting also one slot for each run of others when
+    nothing may be evicted; and when it is less than one.
+    """
+    is_open = ~group.is_protected
+    n_runs = int(np.sum(np.diff(is_open.astype(int), prepend=0) > 0))
+    n_least = max(1, int(np.sum(group.is_protected)) + (0 if _can_evict(params) else n_runs))
+    if n_keep < min(n_least, len(is_open)):
+        raise ValueError(f"n_keep must be at least {n_least} here, not {n_keep}")
+    greedy, ops = _Greedy(group, params), []
+    while len(greedy.slots.order) > n_keep:
+        ops.append(greedy.cheapest())
+        greedy.do(ops[-1])
+    return greedy.slots.result(ops)
+
+
+def plan(group: Group, params: Params, n_keep: int) -> list[Op]:
+    """The operations that `compress` does, in order."""
+    return compress(group, params, n_keep).ops
+
+
+def apply(group: Group, params: Params, ops: list[Op]) -> Result:
+    """The group after somebody's operations, whatever they cost. ValueError where one is not allowed."""
+    greedy = _Greedy(group, params)
+    for op in ops:
+        greedy.do(op)
+    return greedy.slots.result(ops)
+
+
+def replay(group: Group, params: Params, ops: list[Op]) -> list[tuple[float, float]]:
+    """For each of somebody's operations its cost, and the least cost of any operation at that step.
+
+    A plan is greedy when the two agree; rounding may order ties otherwise than `plan` does. ValueError as in `apply`.
+    """
+    greedy, steps = _Greedy(group, params), []
+    for op in ops:
+        steps.append((greedy.cost_of(op), greedy.cheapest().cost))
+        greedy.do(op)
+    return steps
+
+
+def _can_evict(params: Params) -> bool:
+    return params.evict and params.score == "exact"
+
+
+def _rope_pairs(n_rot: int, neox: bool) -> tuple[Ints, Ints]:
+    t = np.arange(n_rot // 2)
+    return (t, t + n_rot // 2) if neox else (2 * t, 2 * t + 1)
+
+
+def _uniform_hash(x: int) -> float:
+    # splitmix64 (Steele et al., OOPSLA 2014), as a number in [0, 1)
+    z = (x + 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return float((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
+class _Slots:
+    """The slots of a group while operations change them."""
+
+    def __init__(self, group: Group, params: Params) -> None:
+        self.group, self.params = group, params
+        self.order, self.n_lost = list(range(len(group.positions))), 0  # the live slots; tokens lost
+        self.n_leading = int(np.argmin(np.append(group.is_protected, False)))  # protected slots at the front
+        self.k, self.v = group.keys.astype(np.float64), group.values.astype(np.float64)
+        self.p, self.c = group.positions.astype(np.float64), group.cardinalities.astype(np.int64)
+        mass, self.a, self.o = observe(group)  # `a` follows the operations, `o` stays
+        self.mass = params.accumulate * group.scores + mass  # A
+        self.all_mass = max(float(self.mass.sum()), TINY)
+        self.mean_output = np.einsum("n,nhd->hd", self.mass / self.all_mass, self.v)  # slimmer's o, stays
+        # Fisher diagonal [n, H, dk] of the keys for an isotropic gradient of the output, up to a common factor: local
+        # form of E[(dL/dk)^2] in arXiv 2506.05410. A rotated pair shares its mean: weights and rotation commute
+        pull = self.a.transpose(2, 0, 1) * np.linalg.norm(self.v[:, :, None] - self.o, axis=-1)  # [n, H, R]
+        self.fisher = np.einsum("nhr,hrd->nhd", pull**2, group.queries**2)
+        first, second = _rope_pairs(group.n_rot, group.rope_neox)
+        self.fisher[..., first] = self.fisher[..., second] = (self.fisher[..., first] + self.fisher[..., second]) / 2
+
+    # weight of the left key
+
+    def mass_weight(self, i: int, j: int) -> float:
+        total = self.mass[i] + self.mass[j]
+        return float(self.mass[i] / total if total >= TINY else self.c[i] / (self.c[i] + self.c[j]))
+
+    def slimmer_weight(self, i: int, j: int) -> float:
+        """KVSlimmer, arXiv 2603.00907: forward-only second derivatives."""
+        alpha_i, alpha_j = self.mass[i] / self.all_mass, self.mass[j] / self.all_mass
+        d_i, d_j = (float(np.abs(self.v[s] - self.mean_output).sum()) for s in (i, j))
+        h_ii, h_jj = alpha_i * (1 - 2 * alpha_i) * d_i, alpha_j * (1 - 2 * alpha_j) * d_j
+        h_ij = alpha_i * alpha_j * (d_i + d_j)
+        curvature = h_ii + h_jj - 2 * h_ij
+        w = float((h_ii - h_ij) / curvature) if abs(curvature) >= TINY else -1.0
+        return w if 0 <= w <= 1 else self.mass_weight(i, j)
+
+    def scalar_weight(self, i: int, j: int) -> float:
+        """One weight for the whole key."""
+        if self.params.key_weights == "mean":
+            return float(self.c[i] / (self.c[i] + self.c[j]))
+        if self.params.key_weights == "slimmer":
+            return self.slimmer_weight(i, j)
+        h_i, h_j = float(self.fisher[i].sum()), float(self.fisher[j].sum())
+        if self.params.key_weights == "fisher" and h_i + h_j >= TINY:
+            return h_i / (h_i + h_j)
+        return self.mass_weight(i, j)
+
+    def channel_weights(self, i: int, j: int) -> Floats:
+        """A weight per head and channel [H, dk]: only fisher tells channels apart."""
+        if self.params.key_weights != "fisher":
+            return np.full(self.k.shape[1:], self.scalar_weight(i, j))
+        h = self.fisher[i] + self.fisher[j]
+        w: Floats = np.divide(self.fisher[i], h, out=np.full_like(h, self.mass_weight(i, j)), where=h >= TINY)
+        return w
+
+    # costs
+
+    def merge_cost(self, i: int, j: int) -> float:
+        """What it costs that slot i takes in its right neighbour j, in the unit of `params.score`."""
+        c_i, c_j, a_i, a_j = int(self.c[i]), int(self.c[j]), self.a[:, :, i], self.a[:, :, j]
+        f = c_i / (c_i + c_j)
+        if self.params.score == "mass":  # the paper's code
+            fading = math.exp((self.n_leading - i) / self.params.decay) if self.params.decay > 0 else 1.0
+            return float((self.mass[i] + self.mass[j]) * (c_i + c_j) * fading)
+        if self.params.score == "output":  # equal attention per token forced on the pair
+            distance = np.linalg.norm(self.v[i] - self.v[j], axis=-1)  # [H]
+            return float((np.abs(a_i * (1 - f) - a_j * f) * distance[:, None]).sum())
+        if self.params.score == "exact":
+            m = self.merged_probability(i, j)
+            u_i, u_j = self.v[i][:, None] - self.o, self.v[j][:, None] - self.o  # [H, R, dv]
+            change = (m * f - a_i)[..., None] * u_i + (m * (1 - f) - a_j)[..., None] * u_j
+            return float((np.linalg.norm(change, axis=-1) / np.maximum(1 + m - a_i - a_j, LEAST_LEFT)).sum())
+        return _uniform_hash(self.params.seed + i + 65536 * c_i)
+
+    def evict_cost(self, i: int) -> float:
+        """Output change when slot i leaves, the unit of `exact`."""
+        a_i, distance = self.a[:, :, i], np.linalg.norm(self.v[i][:, None] - self.o, axis=-1)  # [H, R]
+        return float((a_i * distance / np.maximum(1 - a_i, LEAST_LEFT)).sum())
+
+    def merged_cardinality(self, i: int, j: int) -> int:
+        c = int(self.c[i] + self.c[j])
+        return min(c, self.params.max_cardinality) if self.params.max_cardinality > 0 else c
+
+    def merged_probability(self, i: int, j: int) -> Floats:
+        """Probability [H, R] of the merged slot before the row is normalised: its logit is the two keys' weighted one."""
+        if self.params.score != "exact":
+            return self.a[:, :, i] + self.a[:, :, j]
+        w, logits = self.scalar_weight(i, j), []
+        for a, c in ((self.a[:, :, i], self.c[i]), (self.a[:, :, j], self.c[j])):
+            logits.append(np.log(a / c, out=np.full_like(a, LOGIT_OF_NOTHING), where=a > 0))
+        return np.asarray(self.merged_cardinality(i, j) * np.exp(w * logits[0] + (1 - w) * logits[1]))
+
+    # operations
+
+    def merge(self, i: int, j: int) -> None:
+        """Slot i takes in its right neighbour j: the keys meet at one position, the values at their mean."""
+        w, m, c = self.channel_weights(i, j), self.merged_probability(i, j), self.merged_cardinality(i, j)
+        total = 1 + m - self.a[:, :, i] - self.a[:, :, j]
+        self.a[:, :, i], self.a[:, :, j] = m, 0
+        if self.params.score == "exact":
+            self.a /= np.maximum(total, LEAST_LEFT)[..., None]
+        n_tokens = int(self.c[i] + self.c[j])
+        f = int(self.c[i]) / n_tokens
+        p = self.p[i] + (1 - f) * (self.p[j] - self.p[i])  # never outside of the two
+        self.k[i] = w * self.key_at(i, p) + (1 - w) * self.key_at(j, p)
+        self.v[i] = f * self.v[i] + (1 - f) * self.v[j]
+        self.p[i], self.c[i] = p, c
+        self.mass[i] += self.mass[j]
+        self.fisher[i] += self.fisher[j]
+        self.n_lost += n_tokens - c
+        self.order.remove(j)
+
+    def evict(self, i: int) -> None:
+        """Slot i leaves, and its tokens are lost."""
+        total = 1 - self.a[:, :, i]
+        self.a[:, :, i] = 0
+        self.a /= np.maximum(total, LEAST_LEFT)[..., None]
+        self.n_lost += int(self.c[i])
+        self.order.remove(i)
+
+    def key_at(self, i: int, p: float) -> Floats:
+        """Key of slot i, moved to position p."""
+        g = self.group
+        return rotate(self.k[i], p - self.p[i], g.rope_freqs, g.n_rot, g.rope_neox)
+
+    def neighbours(self, i: int) -> tuple[int | None, int | None]:
+        at = self.order.index(i)
+        return self.order[at - 1] if at > 0 else None, self.order[at + 1] if at + 1 < len(self.order) else None
+
+    def result(self, ops: list[Op]) -> Result:
+        left = {
+            "keys": self.k,
+            "values": self.v,
+            "positions": self.p,
+            "cardinalities": self.c,
+            "scores": self.mass,
+            "is_protected": self.group.is_protected,
+        }
+        group = replace(self.group, **{name: array[self.order] for name, array in left.items()})
+        return Result(ops, list(self.order), group, self.n_lost)
+
+
+class _Greedy:
+    """All operations that are allowed now, each with the cost it had when an operation last touched its slots."""
+
+    def __init__(self, group: Group, params: Params) -> None:
+        self.slots, self.costs = _Slots(group, params), dict[tuple[int, int], float]()  # (kind, i) -> cost
+        for i in self.slots.order:
+            self.score_merge(i)
+            self.score_evict(i)
+
+    def cheapest(self) -> Op:
+        """The operation to do next; at equal cost merge before evict, then the lower slot."""
+        cost, kind, i = min((cost, kind, i) for (kind, i), cost in self.costs.items())
+        return Op(i, self.slots.neighbours(i)[1] if kind == MERGE else None, cost)
+
+    def cost_of(self, op: Op) -> float:
+        cost = self.costs.get((EVICT if op.j is None else MERGE, op.i))
+        if cost is None or (op.j is not None and op.j != self.slots.neighbours(op.i)[1]):
+            raise ValueError(f"not allowed now: {op}")
+        return cost
+
+    def do(self, op: Op) -> None:
+        """Apply an operation, and score anew what it touched."""
+        self.cost_of(op)
+        before, gone = self.slots.neighbours(op.i)[0], op.i if op.j is None else op.j
+        if op.j is None:
+            self.slots.evict(op.i)
+        else:
+            self.slots.merge(op.i, op.j)
+        self.costs = {key: cost for key, cost in self.costs.items() if key[1] != gone}
+        for i in (before, op.i):
+            if i is not None and i != gone:
+                self.score_merge(i)
+        if op.i != gone:
+            self.score_evict(op.i)
+
+    def score_merge(self, i: int) -> None:
+        j, is_protected = self.slots.neighbours(i)[1], self.slots.group.is_protected
+        self.costs.pop((MERGE, i), None)
+        if j is not None and not is_protected[i] and not is_protected[j]:
+            self.costs[MERGE, i] = self.slots.merge_cost(i, j)
+
+    def score_evict(self, i: int) -> None:
+        if _can_evict(self.slots.params) and not self.slots.group.is_protected[i]:
+            self.costs[EVICT, i] = self.slots.evict_cost(i)

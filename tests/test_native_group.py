@@ -1,0 +1,164 @@
+"""The native planner against the NumPy reference: same statistics, same plan, same merged group, on random groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from groups import random_group
+
+from asymkv_gguf import reference
+from asymkv_gguf.errors import ParameterError
+from asymkv_gguf.llama import _api
+from asymkv_gguf.native.groups import compress_group, native_params
+from asymkv_gguf.reference import KEY_WEIGHTS, SCORES, KeyWeights, Params, Score
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "norm": {},
+    "neox": {"neox": True, "n": 130, "n_queries": 40},
+    "partial": {"n_rot": 16, "neox": True},
+    "no-rope": {"n_rot": 0},
+    "softcap": {"softcap": 5.0},
+    "odd-sizes": {"head_k": 20, "head_v": 13, "n_rot": 10, "n_queries": 7},
+    "many-queries": {"n_queries": 150, "n": 60},
+}
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("key_weights", KEY_WEIGHTS)
+@pytest.mark.parametrize("score", SCORES)
+def test_native_observes_plans_and_merges_as_the_reference_does(
+    score: Score, key_weights: KeyWeights, shape: str, n_heads: int
+) -> None:
+    group = random_group(n_heads=n_heads, seed=11, **SHAPES[shape])
+    params = Params(score=score, key_weights=key_weights, accumulate=0.5, seed=3)
+    n_keep = 32
+    native = compress_group(_api, group, params, n_keep)
+
+    np.testing.assert_allclose(native.mass, reference.observe(group).mass, rtol=1e-4, atol=1e-7)
+    merge, evict = reference.costs(group, params)
+    np.testing.assert_allclose(native.cost_merge, merge, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(native.cost_evict, evict, rtol=1e-4, atol=1e-7)
+
+    # greedy in the reference's eyes, step by step: rounding may only decide between equals
+    for cost, cheapest in reference.replay(group, params, native.ops):
+        assert cost <= cheapest * (1 + 1e-4) + 1e-9
+
+    expected = reference.compress(group, params, n_keep)
+    assert [op[:2] for op in native.ops] == [op[:2] for op in expected.ops]
+    assert native.kept.tolist() == expected.kept
+    assert native.cardinalities.tolist() == expected.group.cardinalities.tolist()
+    np.testing.assert_allclose(native.positions, expected.group.positions, rtol=1e-12)
+    np.testing.assert_allclose(native.scores, expected.group.scores, rtol=1e-4)
+    np.testing.assert_allclose(native.keys, expected.group.keys, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(native.values, expected.group.values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": "exact", "evict": False},
+        {"score": "exact", "max_cardinality": 5},
+        {"score": "mass", "max_cardinality": 5, "decay": 20.0},
+        {"score": "output", "max_cardinality": 3},
+        {"score": "random", "seed": 12345678901234567890},
+    ],
+)
+def test_options_mean_the_same_in_both(changes: dict[str, Any]) -> None:
+    group, params = random_group(seed=5), Params(**changes)
+    native, expected = compress_group(_api, group, params, 25), reference.compress(group, params, 25)
+    assert [op[:2] for op in native.ops] == [op[:2] for op in expected.ops]
+    assert native.cardinalities.tolist() == expected.group.cardinalities.tolist()
+    n_tokens = int(group.cardinalities.sum())
+    assert int(native.cardinalities.sum()) == n_tokens - expected.n_lost
+    np.testing.assert_allclose(native.values, expected.group.values, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_without_queries_still_merge() -> None:
+    group = random_group(n_queries=0)
+    for score in SCORES:
+        native = compress_group(_api, group, Params(score=score), 30)
+        assert len(native.kept) == 30
+        assert not native.mass.any()
+
+
+def test_keeping_all_slots_changes_nothing() -> None:
+    group = random_group()
+    for n_keep in (80, 500):
+        native = compress_group(_api, group, Params(), n_keep)
+        assert native.ops == []
+        assert native.kept.tolist() == list(range(80))
+        np.testing.assert_array_equal(native.keys, group.keys.astype(np.float32))
+
+
+def test_what_protected_slots_rule_out_is_refused_in_one_sentence() -> None:
+    group = random_group()
+    for score in ("mass", "output", "random"):
+        with pytest.raises(ParameterError, match="cannot keep only 15 slots: 16 are protected or have no neighbour"):
+            compress_group(_api, group, Params(score=score), 15)
+    with pytest.raises(ParameterError, match="cannot keep only 14 slots"):
+        compress_group(_api, group, Params(score="exact"), 14)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_slots", 0, "at least one slot"),
+        ("head_v", 0, "at least one slot, head and channel"),
+        ("n_rot", 33, "n_rot = 33"),
+        ("n_rot", 64, "at most head_k = 32"),
+        ("keys", None, "array of the group is missing"),
+        ("rope_freqs", None, "array of the group is missing"),
+        ("queries", None, "array of the group is missing"),
+        ("size", 8, "different versions"),
+    ],
+)
+def test_groups_that_cannot_be_right_are_refused(field: str, value: int | None, message: str) -> None:
+    struct, arrays = _native_group()
+    setattr(struct, field, _api.ffi.NULL if value is None else value)
+    with pytest.raises(ParameterError, match=message):
+        _api.check(_api.lib.asymkv_compress_group(native_params(_api, Params()), struct, 30, _api.new("result")))
+    assert arrays
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [("cardinalities", {5: 0}, "slot 5 has cardinality 0"), ("positions", {5: 0.0}, "slot 5 stands before its left neighbour")],
+)
+def test_slots_that_cannot_be_right_are_named(name: str, change: dict[int, float], message: str) -> None:
+    struct, arrays = _native_group()
+    for index, value in change.items():
+        arrays[name][index] = value
+    with pytest.raises(ParameterError, match=message):
+        _api.check(_api.lib.asymkv_compress_group(native_params(_api, Params()), struct, 30, _api.new("result")))
+
+
+def test_results_of_another_version_are_refused() -> None:
+    struct, _arrays = _native_group()
+    result = _api.new("result")
+    result.size = 1
+    with pytest.raises(ParameterError, match="different versions"):
+        _api.check(_api.lib.asymkv_compress_group(native_params(_api, Params()), struct, 30, result))
+
+
+def test_a_null_result_array_is_skipped() -> None:
+    struct, _arrays = _native_group()
+    result = _api.new("result")
+    _api.check(_api.lib.asymkv_compress_group(native_params(_api, Params()), struct, 30, result))
+    assert result.n_ops == result.n_merges + result.n_evictions == 50
+
+
+def _native_group() -> tuple[Any, dict[str, Any]]:
+    """A valid struct asymkv_group of 80 slots, and the arrays it points to."""
+    from asymkv_gguf.native.groups import _GROUP_TYPES, _point
+
+    group = replace(random_group())
+    arrays = {name: np.ascontiguousarray(getattr(group, name), dtype) for name, dtype in _GROUP_TYPES.items()}
+    struct = _api.new("group")
+    struct.n_slots, struct.n_heads, struct.n_queries = 80, 1, 24
+    struct.head_k, struct.head_v, struct.n_rot, struct.scale = 32, 32, 32, group.scale
+    _point(_api, struct, arrays)
+    return struct, arrays
