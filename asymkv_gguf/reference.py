@@ -338,15 +338,16 @@ class _Slots:
         return self.order[at - 1] if at > 0 else None, self.order[at + 1] if at + 1 < len(self.order) else None
 
     def result(self, ops: list[Op]) -> Result:
-        left = {
-            "keys": self.k,
-            "values": self.v,
-            "positions": self.p,
-            "cardinalities": self.c,
-            "scores": self.mass,
-            "is_protected": self.group.is_protected,
-        }
-        group = replace(self.group, **{name: array[self.order] for name, array in left.items()})
+        left = self.order
+        group = replace(
+            self.group,
+            keys=self.k[left],
+            values=self.v[left],
+            positions=self.p[left],
+            cardinalities=self.c[left],
+            scores=self.mass[left],
+            is_protected=self.group.is_protected[left],
+        )
         return Result(ops, list(self.order), group, self.n_lost)
 
 

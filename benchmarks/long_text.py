@@ -59,7 +59,8 @@ def main() -> None:
         )
         compressing = stats.compress_seconds
     print(f"last tenth / second tenth: time {seconds[-1] / seconds[1]:.2f}, resident memory {resident[-1] / resident[1]:.3f}")
-    print(f"KV {stats.kv_bytes:,} bytes instead of {stats.stock_kv_bytes:,}; compressing {compressing / sum(seconds):.0%} of the time")
+    share = compressing / sum(seconds)
+    print(f"KV {stats.kv_bytes:,} bytes instead of {stats.stock_kv_bytes:,}; compressing {share:.0%} of the time")
 
 
 if __name__ == "__main__":

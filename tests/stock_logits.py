@@ -24,7 +24,7 @@ def main(cases_path: str, out_path: str) -> None:
         results[case["name"]] = read(llm, case["tokens"], case["n_batch"])
         llm.close()
     assert "asymkv_gguf" not in sys.modules
-    np.savez(out_path, **results)
+    np.savez(out_path, allow_pickle=False, **results)
 
 
 if __name__ == "__main__":

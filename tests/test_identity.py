@@ -46,9 +46,7 @@ def stock(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory)
     ]
     (directory / "cases.json").write_text(json.dumps(cases))
     script = Path(__file__).with_name("stock_logits.py")
-    subprocess.run(
-        [sys.executable, str(script), str(directory / "cases.json"), str(directory / "logits.npz")], check=True
-    )
+    subprocess.run([sys.executable, str(script), str(directory / "cases.json"), str(directory / "logits.npz")], check=True)
     return np.load(directory / "logits.npz")
 
 

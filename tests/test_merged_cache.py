@@ -96,9 +96,7 @@ def test_a_live_cache_is_merged_as_the_reference_merges_it(
     per_head: bool,
 ) -> None:
     """Twice, so that the second compression starts from merged slots. Stored rows differ by the cache type's rounding."""
-    llm = small_llama(
-        tiny("llama-head64"), cache_type, score=score, key_weights=key_weights, per_head=per_head
-    )
+    llm = small_llama(tiny("llama-head64"), cache_type, score=score, key_weights=key_weights, per_head=per_head)
     params = reference.Params(score=score, key_weights=key_weights)
     tokens = random_tokens(400)
     for part in (tokens[:150], tokens[150:190]):

@@ -82,5 +82,3 @@ def test_the_papers_preset_runs_as_the_paper_does(tiny: Callable[[str], Path]) -
         assert np.all(slots["cardinality"][-512:] == 1)
         assert int(slots["cardinality"].sum()) + llm.asymkv_lost(layer) == 3500
     llm.close()
-
-

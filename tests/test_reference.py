@@ -38,9 +38,7 @@ def test_the_mean_form_of_attention_is_the_papers_sum_form() -> None:
 
 @pytest.mark.parametrize("max_cardinality", [0, 5])
 @pytest.mark.parametrize(("score", "key_weights"), EVERY)
-def test_cardinality_is_conserved_and_protected_slots_stay(
-    score: Score, key_weights: KeyWeights, max_cardinality: int
-) -> None:
+def test_cardinality_is_conserved_and_protected_slots_stay(score: Score, key_weights: KeyWeights, max_cardinality: int) -> None:
     group = random_group(90, merged=False)
     params = Params(score=score, key_weights=key_weights, max_cardinality=max_cardinality)
     ops, kept, after, n_lost = reference.compress(group, params, 30)

@@ -76,7 +76,14 @@ class Builder:
         self.writer.close()
 
 
-def _llama(path: Path, *, arch: str = "llama", head: int = 32, bias: bool = False, more: Callable[[gguf.GGUFWriter], None] | None = None) -> None:
+def _llama(
+    path: Path,
+    *,
+    arch: str = "llama",
+    head: int = 32,
+    bias: bool = False,
+    more: Callable[[gguf.GGUFWriter], None] | None = None,
+) -> None:
     b = Builder(path, arch, d=4 * head, n_layer=3, n_head=4, n_head_kv=2)
     b.writer.add_layer_norm_rms_eps(1e-5)
     b.writer.add_rope_freq_base(10000.0)

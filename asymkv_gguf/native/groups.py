@@ -81,7 +81,8 @@ def compress_group(api: Api, group: Group, params: Params, n_keep: int) -> Nativ
 
     left = min(n, n_keep)
     shapes: dict[str, tuple[int, ...]] = {
-        "mass": (n,), "cost_merge": (n,), "cost_evict": (n,), "keys": (left, n_heads, head_k), "values": (left, n_heads, head_v),
+        "mass": (n,), "cost_merge": (n,), "cost_evict": (n,),
+        "keys": (left, n_heads, head_k), "values": (left, n_heads, head_v),
     }  # fmt: skip
     outputs = {name: np.zeros(shapes.get(name, (left,)), dtype) for name, dtype in _RESULT_TYPES.items()}
     ops = api.ffi.new("struct asymkv_op[]", max(n - left, 1))
