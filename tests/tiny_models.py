@@ -82,6 +82,7 @@ def _llama(
     arch: str = "llama",
     head: int = 32,
     bias: bool = False,
+    factors: bool = False,
     more: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> None:
     b = Builder(path, arch, d=4 * head, n_layer=3, n_head=4, n_head_kv=2)
@@ -90,6 +91,8 @@ def _llama(
     if more:
         more(b.writer)
     b.embeddings()
+    if factors:
+        b.writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, head // 2, dtype=np.float32))
     for layer in range(b.n_layer):
         b.attention(layer, 2, bias=bias)
         b.feed_forward(layer)
@@ -259,6 +262,7 @@ def _bert(path: Path) -> None:
 MERGED: dict[str, Callable[[Path], None]] = {
     "llama": _llama,  # RoPE NORM, GQA
     "llama-head64": lambda path: _llama(path, head=64),  # quantized caches get a Hadamard transform
+    "llama-factors": lambda path: _llama(path, factors=True),  # frequency factors, as in Llama 3.1
     "llama-yarn": lambda path: _llama(path, more=_yarn),
     "qwen2": lambda path: _llama(path, arch="qwen2", bias=True),  # RoPE NEOX
     "gptneox": _gptneox,  # partial NEOX, fused QKV, no GQA

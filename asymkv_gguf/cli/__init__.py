@@ -1,0 +1,5 @@
+"""The command `asymkv-gguf`."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,78 @@
+"""Say in one sentence why a model file cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import llama_cpp._logger
+
+from .errors import ModelFileError, ModelNotFoundError
+
+_GGUF_MAGIC = b"GGUF"
+_GGUF_HEADER_BYTES = 24  # magic, version, number of tensors, number of metadata entries
+_LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR (llama_cpp._logger takes it for DEBUG)
+_LOG_CONTINUED = 5  # GGML_LOG_LEVEL_CONT
+
+
+def check_model_file(path: str) -> None:
+    """What can be known before llama.cpp opens it: there, readable, and GGUF."""
+    file = Path(path)
+    if not file.exists():
+        raise ModelNotFoundError(f"model file {path} does not exist")
+    if file.is_dir():
+        raise ModelFileError(f"model file {path} is a directory; name the .gguf file in it")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_GGUF_HEADER_BYTES)
+    except OSError as error:
+        raise ModelFileError(f"model file {path} cannot be read: {error.strerror}") from error
+    if head[:4] != _GGUF_MAGIC:
+        raise ModelFileError(f"model file {path} is not a GGUF file; convert the model to GGUF first")
+    if len(head) < _GGUF_HEADER_BYTES:
+        raise ModelFileError(f"model file {path} is truncated after {len(head)} bytes; download it again")
+
+
+def load_failure(path: str, log: list[str]) -> ModelFileError:
+    """The error for a GGUF file that llama.cpp did not load, from what it logged."""
+    text = " ".join(log)
+    if "is not within the file bounds" in text or "failed to read" in text:
+        size = os.path.getsize(path)
+        return ModelFileError(f"model file {path} is truncated or damaged ({size:,} bytes); download it again")
+    reason = next((line.split("error loading model:")[1] for line in log if "error loading model:" in line), "")
+    reason = reason.strip() or (log[-1] if log else "no reason given")
+    return ModelFileError(f"model file {path} could not be loaded: {reason}")
+
+
+def context_failure(log: list[str]) -> str | None:
+    """Why llama.cpp did not make a context, from what it logged."""
+    mark = "failed to initialize the context:"
+    reason = next((line.split(mark)[1].strip() for line in reversed(log) if mark in line), log[-1] if log else None)
+    return None if reason is None else re.sub(r"^\w+: ", "", reason)  # the C function's name
+
+
+@contextlib.contextmanager
+def error_log() -> Iterator[list[str]]:
+    """Collects what llama.cpp logs as errors; everything goes on to llama_cpp's own log as well."""
+    lines: list[str] = []
+    last_level = 0
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+    def callback(level: int, text: bytes, user_data: Any) -> None:
+        nonlocal last_level
+        if level != _LOG_CONTINUED:
+            last_level = level
+        if last_level == _LOG_ERROR and (line := text.decode(errors="replace").strip()):
+            lines.append(line)
+        llama_cpp._logger.llama_log_callback(level, text, user_data)
+
+    llama_cpp.llama_log_set(callback, None)
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, None)
