@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
-import llama_cpp._logger
 
 from .errors import ModelFileError, ModelNotFoundError
 
@@ -58,21 +59,54 @@ def context_failure(log: list[str]) -> str | None:
 
 @contextlib.contextmanager
 def error_log() -> Iterator[list[str]]:
-    """Collects what llama.cpp logs as errors; everything goes on to llama_cpp's own log as well."""
-    lines: list[str] = []
-    last_level = 0
-
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
-    def callback(level: int, text: bytes, user_data: Any) -> None:
-        nonlocal last_level
-        if level != _LOG_CONTINUED:
-            last_level = level
-        if last_level == _LOG_ERROR and (line := text.decode(errors="replace").strip()):
-            lines.append(line)
-        llama_cpp._logger.llama_log_callback(level, text, user_data)
-
-    llama_cpp.llama_log_set(callback, None)
+    """Collects what llama.cpp logs as errors in this thread; everything goes on to the log function that was set before."""
+    lines = _log.enter()
     try:
         yield lines
     finally:
-        llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, None)
+        _log.leave()
+
+
+class _Lines(threading.local):
+    value: list[str] | None = None
+
+
+class _Log:
+    """llama.cpp has one log function per process: it is replaced while any thread collects."""
+
+    def __init__(self) -> None:
+        self.lines = _Lines()
+        self._lock = threading.Lock()
+        self._n_collecting = 0
+        self._callback = llama_cpp.llama_log_callback(self._receive)  # kept: C holds no reference
+        self._previous = llama_cpp.llama_log_callback()
+        self._previous_data = ctypes.c_void_p()
+        self._last_level = 0
+
+    def enter(self) -> list[str]:
+        lines = self.lines.value = []
+        with self._lock:
+            self._n_collecting += 1
+            if self._n_collecting == 1:
+                llama_cpp.llama_log_get(ctypes.byref(self._previous), ctypes.byref(self._previous_data))
+                llama_cpp.llama_log_set(self._callback, None)
+        return lines
+
+    def leave(self) -> None:
+        self.lines.value = None
+        with self._lock:
+            self._n_collecting -= 1
+            if self._n_collecting == 0:
+                llama_cpp.llama_log_set(self._previous, self._previous_data)
+
+    def _receive(self, level: int, text: bytes, _: Any) -> None:
+        if level != _LOG_CONTINUED:
+            self._last_level = level
+        lines = self.lines.value
+        if lines is not None and self._last_level == _LOG_ERROR and (line := text.decode(errors="replace").strip()):
+            lines.append(line)
+        if self._previous:
+            self._previous(level, text, self._previous_data)
+
+
+_log = _Log()

@@ -1,7 +1,7 @@
 """The recall task: English-looking documents that state codes of persons and ask for them later.
 
-The small model that ships with this package (``data/recall.gguf``) is trained on nothing but
-this text, so the demo and the tests can ask it questions whose answers are known exactly.
+The small model that ships with this package (``data/recall.gguf``) is trained on this text,
+so the demo and the tests can ask it questions whose answers are known exactly.
 
 A document states each person's code once::
 
@@ -463,9 +463,7 @@ def make_document(
 
 def make_questions(rng: random.Random, facts: Sequence[Fact]) -> list[Question]:
     """One question for each fact, in random order (distances not filled in)."""
-    questions = [
-        Question(_QUESTION.format(first=fact.person.first, last=fact.person.last), fact.code, fact) for fact in facts
-    ]
+    questions = [Question(_QUESTION.format(first=fact.person.first, last=fact.person.last), fact.code, fact) for fact in facts]
     rng.shuffle(questions)
     return questions
 

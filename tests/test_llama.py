@@ -324,3 +324,29 @@ def test_a_failed_construction_leaves_no_noise_behind(capfd: pytest.CaptureFixtu
     with pytest.raises(UnsupportedError):
         small(embedding=True)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("asymkv", [False, True])
+def test_a_text_that_the_vocabulary_cannot_spell_is_one_sentence(
+    tiny: Callable[[str], Path], tmp_path: Path, asymkv: bool
+) -> None:
+    path = tmp_path / "no-a.gguf"
+    path.write_bytes(tiny("llama").read_bytes().replace(b"<0x41>", b"<0xZZ>"))  # has no token for "A"
+    llm = Llama(str(path), asymkv=asymkv, **QUIET)
+    assert llm.tokenize(b"B")
+    with pytest.raises(ValueError, match=r"no-a.gguf cannot spell this text of 3 bytes$"):
+        llm.tokenize(b"BAB")
+
+
+def test_a_log_function_that_the_user_set_stays_set_and_sees_everything() -> None:
+    lines: list[bytes] = []
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: lines.append(text))
+    llama_cpp.llama_log_set(callback, None)
+    try:
+        small(verbose=True)
+        assert any(b"llama_model_loader" in line for line in lines)
+        lines.clear()
+        small(verbose=True)
+        assert lines
+    finally:
+        llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, None)

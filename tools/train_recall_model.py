@@ -55,7 +55,7 @@ class Config:
     kv_heads: int = 2
     head_size: int = 32
     ffn: int = 384
-    # A large base leaves more pairs nearly unrotated over 2,048 tokens: those match names by
+    # A large base leaves more pairs nearly unrotated over 4,096 tokens: those match names by
     # content at any distance, while the fast pairs find the previous tokens.
     rope_base: float = 500_000.0
     context: int = 4096
@@ -149,7 +149,7 @@ class Model(nn.Module):
     def start_with_induction(self) -> None:
         """Give the first two blocks the rough shape of an induction circuit.
 
-        From a random start, training sits for thousands of steps on a plateau where the model
+        From a random start, training sits for a long time on a plateau where the model
         answers with any code of the text.  Here the heads of block 0 start by looking one, two,
         two and three tokens back, those of block 1 by matching "two back" at the code with "one
         back" at the question (the last name), and "three back" with "two back" (the first name),
@@ -382,7 +382,7 @@ def save(
         "length": length,
         "elapsed": elapsed,
     }
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     torch.save(state, part)
     os.replace(part, path)
 
@@ -403,7 +403,7 @@ def write_gguf(model: Model, path: Path, kind: str) -> None:
 
     c = model.c
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     w = gguf.GGUFWriter(part, "llama")
     w.add_name("asymkv recall")
     w.add_description("Answers questions about the recall text of asymkv-gguf, nothing else.")
@@ -537,7 +537,7 @@ def main() -> None:
     p.add_argument("--tokens", type=int, default=1900, help="length of a document for --evaluate")
     p.add_argument("--kv-type", choices=("f16", "q8_0", "q4_0"), default="f16")
     p.add_argument("--type", choices=("Q8_0", "F16"), default="Q8_0", help="type of the matrices")
-    p.add_argument("--minutes", type=float, default=75, help="time to train, over all runs")
+    p.add_argument("--minutes", type=float, default=45, help="time to train, over all runs")
     p.add_argument("--decay", type=float, default=0.25, help="share of the time to lower the rate")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seed", type=int, default=1)
