@@ -99,13 +99,14 @@ void llama_kv_cache_asym::build_attn_pre(const llm_attn_hook & hook, bool merged
         ggml_build_forward_expand(hook.gf, ggml_set_rows(ctx, layer.q_ring, q, inp->rows));
     }
 
-    // until something is merged this is the stock graph, bit for bit
-    if (!merged) {
-        return;
-    }
-
     const int64_t n_kv    = hook.kq_mask->ne[0];
     const int64_t n_group = layer.tables.size();
+
+    // until something is merged, per head, this is the stock graph. with one plan per layer it need not change its shape:
+    // ln 1 = 0 leaves the mask as it is, bit for bit
+    if (!merged && n_group > 1) {
+        return;
+    }
 
     ggml_tensor * log_card = ggml_view_4d(ctx, layer.log_card, n_kv, 1, 1, n_group,
             layer.log_card->nb[1], layer.log_card->nb[1], layer.log_card->nb[1], 0);
