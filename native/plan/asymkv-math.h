@@ -13,10 +13,19 @@
 #    define ASYMKV_CLONES
 #endif
 
+// what those functions call has to be compiled with them
+#if defined(__GNUC__)
+#    define ASYMKV_INLINE        inline __attribute__((always_inline))
+#    define ASYMKV_INLINE_LAMBDA __attribute__((always_inline))
+#else
+#    define ASYMKV_INLINE        inline
+#    define ASYMKV_INLINE_LAMBDA
+#endif
+
 namespace asymkv {
 
 // e^x to about 1 ulp for x in [-700, 700], clamped outside. branch-free, so that loops over it vectorize
-inline double fast_exp(double x) {
+ASYMKV_INLINE double fast_exp(double x) {
     x = x < -700.0 ? -700.0 : x;
     x = x >  700.0 ?  700.0 : x;
 

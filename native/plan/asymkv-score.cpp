@@ -13,6 +13,22 @@ namespace {
 // a probability can reach 1, and a slot cannot give away all of a row
 constexpr double MIN_DENOMINATOR = 1e-12;
 
+// sums f(0) .. f(n - 1) in eight lanes, an order that does not depend on the CPU
+template <typename F>
+ASYMKV_INLINE double sum_in_lanes(size_t n, F f) {
+    double lanes[8] = { 0 };
+    size_t x = 0;
+    for (; x + 8 <= n; x += 8) {
+        for (size_t t = 0; t < 8; ++t) {
+            lanes[t] += f(x + t);
+        }
+    }
+    for (; x < n; ++x) {
+        lanes[0] += f(x);
+    }
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
 double value_product(const group_state & st, uint32_t i, uint32_t j, uint32_t h) {
     return dot(st.value(i, h), st.value(j, h), st.head_v);
 }
@@ -35,17 +51,7 @@ double mass_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
 
 ASYMKV_CLONES
 double output_row_sum(const double * ai, const double * aj, double ci, double cj, size_t n) {
-    double lanes[4] = { 0 };
-    size_t x = 0;
-    for (; x + 4 <= n; x += 4) {
-        for (int t = 0; t < 4; ++t) {
-            lanes[t] += std::fabs(ai[x + t]*cj - aj[x + t]*ci);
-        }
-    }
-    for (; x < n; ++x) {
-        lanes[0] += std::fabs(ai[x]*cj - aj[x]*ci);
-    }
-    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+    return sum_in_lanes(n, [&](size_t x) ASYMKV_INLINE_LAMBDA { return std::fabs(ai[x]*cj - aj[x]*ci); });
 }
 
 double output_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
@@ -86,37 +92,46 @@ struct pair_rows {
     double vii, vjj, vij;    // products of the values
 };
 
+// |output change| of one query
+ASYMKV_INLINE double exact_merge_change(const pair_rows & p, size_t x) {
+    const double ai = p.ai[x]*p.factor[x];
+    const double aj = p.aj[x]*p.factor[x];
+    const double mm = p.c*fast_exp(p.w*p.li[x] + (1.0 - p.w)*p.lj[x])*p.factor[x];
+
+    double den = 1.0 + mm - ai - aj;
+    den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
+
+    const double bi = mm*p.f         - ai;
+    const double bj = mm*(1.0 - p.f) - aj;
+
+    const double uii = p.vii - 2.0*p.oi[x]       + p.oo[x];
+    const double ujj = p.vjj - 2.0*p.oj[x]       + p.oo[x];
+    const double uij = p.vij - p.oi[x] - p.oj[x] + p.oo[x];
+
+    double d2 = bi*bi*uii + bj*bj*ujj + 2.0*bi*bj*uij;
+    d2 = d2 < 0.0 ? 0.0 : d2;
+    return std::sqrt(d2)/den;
+}
+
+ASYMKV_INLINE double exact_evict_change(const double * a, const double * vo, const double * factor, const double * oo, double v_sq, size_t x) {
+    const double p = a[x]*factor[x];
+
+    double u2 = v_sq - 2.0*vo[x] + oo[x];
+    u2 = u2 < 0.0 ? 0.0 : u2;
+
+    double den = 1.0 - p;
+    den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
+    return p*std::sqrt(u2)/den;
+}
+
 ASYMKV_CLONES
-double exact_row_sum(const pair_rows p, size_t n) {
-    double lanes[8] = { 0 };
-    for (size_t x0 = 0; x0 < n; x0 += 8) {
-        const size_t m = n - x0 < 8 ? n - x0 : 8;
-        double part[8] = { 0 };
-        for (size_t t = 0; t < m; ++t) {
-            const size_t x = x0 + t;
-            const double ai = p.ai[x]*p.factor[x];
-            const double aj = p.aj[x]*p.factor[x];
-            const double mm = p.c*fast_exp(p.w*p.li[x] + (1.0 - p.w)*p.lj[x])*p.factor[x];
+double exact_merge_sum(const pair_rows p, size_t n) {
+    return sum_in_lanes(n, [&](size_t x) ASYMKV_INLINE_LAMBDA { return exact_merge_change(p, x); });
+}
 
-            double den = 1.0 + mm - ai - aj;
-            den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
-
-            const double bi = mm*p.f         - ai;
-            const double bj = mm*(1.0 - p.f) - aj;
-
-            const double uii = p.vii - 2.0*p.oi[x]      + p.oo[x];
-            const double ujj = p.vjj - 2.0*p.oj[x]      + p.oo[x];
-            const double uij = p.vij - p.oi[x] - p.oj[x] + p.oo[x];
-
-            double d2 = bi*bi*uii + bj*bj*ujj + 2.0*bi*bj*uij;
-            d2 = d2 < 0.0 ? 0.0 : d2;
-            part[t] = std::sqrt(d2)/den;
-        }
-        for (int t = 0; t < 8; ++t) {
-            lanes[t] += part[t];
-        }
-    }
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+ASYMKV_CLONES
+double exact_evict_sum(const double * a, const double * vo, const double * factor, const double * oo, double v_sq, size_t n) {
+    return sum_in_lanes(n, [&](size_t x) ASYMKV_INLINE_LAMBDA { return exact_evict_change(a, vo, factor, oo, v_sq, x); });
 }
 
 double exact_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
@@ -142,7 +157,7 @@ double exact_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
         p.vjj = st.value_sq[(size_t) j*st.n_heads + h];
         p.vij = value_product(st, i, j, h);
 
-        cost += exact_row_sum(p, nq);
+        cost += exact_merge_sum(p, nq);
     }
     return cost;
 }
@@ -176,17 +191,14 @@ void exact_merge_apply(group_state & st, uint32_t i, uint32_t j) {
 double exact_evict_cost(const group_state & st, uint32_t i) {
     const uint32_t nq = st.group.n_queries;
 
-    const double * a  = st.prob     .data() + (size_t) i*st.n_rows;
-    const double * vo = st.value_out.data() + (size_t) i*st.n_rows;
-
     double cost = 0.0;
     for (uint32_t h = 0; h < st.n_heads; ++h) {
-        const double v_sq = st.value_sq[(size_t) i*st.n_heads + h];
-        for (size_t x = (size_t) h*nq; x < (size_t) (h + 1)*nq; ++x) {
-            const double p  = a[x]*st.row_factor[x];
-            const double u2 = std::max(0.0, v_sq - 2.0*vo[x] + st.seen.out_sq[x]);
-            cost += p*std::sqrt(u2)/std::max(1.0 - p, MIN_DENOMINATOR);
-        }
+        const size_t row = (size_t) h*nq;
+        cost += exact_evict_sum(
+                st.prob     .data() + (size_t) i*st.n_rows + row,
+                st.value_out.data() + (size_t) i*st.n_rows + row,
+                st.row_factor.data() + row, st.seen.out_sq.data() + row,
+                st.value_sq[(size_t) i*st.n_heads + h], nq);
     }
     return cost;
 }
