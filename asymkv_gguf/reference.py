@@ -218,6 +218,8 @@ class _Slots:
         self.k, self.v = group.keys.astype(np.float64), group.values.astype(np.float64)
         self.p, self.c = group.positions.astype(np.float64), group.cardinalities.astype(np.int64)
         mass, self.a, self.o = observe(group)  # `a` follows the operations, `o` stays
+        per_token = self.a / self.c  # may underflow to 0
+        self.logits = np.log(per_token, out=np.full_like(per_token, LOGIT_OF_NOTHING), where=per_token > 0)  # as `a`
         self.mass = params.accumulate * group.scores + mass  # A
         self.all_mass = max(float(self.mass.sum()), TINY)
         self.mean_output = np.einsum("n,nhd->hd", self.mass / self.all_mass, self.v)  # slimmer's o, stays
@@ -295,10 +297,11 @@ class _Slots:
         """Probability [H, R] of the merged slot before the row is normalised: its logit is the two keys' weighted one."""
         if self.params.score != "exact":
             return self.a[:, :, i] + self.a[:, :, j]
-        w, logits = self.scalar_weight(i, j), []
-        for a, c in ((self.a[:, :, i], self.c[i]), (self.a[:, :, j], self.c[j])):
-            logits.append(np.log(a / c, out=np.full_like(a, LOGIT_OF_NOTHING), where=a > 0))
-        return np.asarray(self.merged_cardinality(i, j) * np.exp(w * logits[0] + (1 - w) * logits[1]))
+        return np.asarray(self.merged_cardinality(i, j) * np.exp(self.merged_logits(i, j)))
+
+    def merged_logits(self, i: int, j: int) -> Floats:
+        w = self.scalar_weight(i, j)
+        return np.asarray(w * self.logits[:, :, i] + (1 - w) * self.logits[:, :, j])
 
     # operations
 
@@ -306,9 +309,10 @@ class _Slots:
         """Slot i takes in its right neighbour j: the keys meet at one position, the values at their mean."""
         w, m, c = self.channel_weights(i, j), self.merged_probability(i, j), self.merged_cardinality(i, j)
         total = 1 + m - self.a[:, :, i] - self.a[:, :, j]
+        self.logits[:, :, i] = self.merged_logits(i, j)
         self.a[:, :, i], self.a[:, :, j] = m, 0
         if self.params.score == "exact":
-            self.a /= np.maximum(total, LEAST_LEFT)[..., None]
+            self.normalise(total)
         n_tokens = int(self.c[i] + self.c[j])
         f = int(self.c[i]) / n_tokens
         p = self.p[i] + (1 - f) * (self.p[j] - self.p[i])  # never outside of the two
@@ -324,9 +328,15 @@ class _Slots:
         """Slot i leaves, and its tokens are lost."""
         total = 1 - self.a[:, :, i]
         self.a[:, :, i] = 0
-        self.a /= np.maximum(total, LEAST_LEFT)[..., None]
+        self.normalise(total)
         self.n_lost += int(self.c[i])
         self.order.remove(i)
+
+    def normalise(self, total: Floats) -> None:
+        """Rows that sum to `total` [H, R] sum to one again."""
+        total = np.maximum(total, LEAST_LEFT)[..., None]
+        self.a /= total
+        self.logits -= np.log(total)
 
     def key_at(self, i: int, p: float) -> Floats:
         """Key of slot i, moved to position p."""

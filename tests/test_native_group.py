@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from asymkv_gguf import reference
 from asymkv_gguf.errors import ParameterError
 from asymkv_gguf.llama import _api
 from asymkv_gguf.native.groups import compress_group, native_params
-from asymkv_gguf.reference import KEY_WEIGHTS, SCORES, KeyWeights, Params, Score
+from asymkv_gguf.reference import KEY_WEIGHTS, SCORES, Group, KeyWeights, Params, Score
 
 SHAPES: dict[str, dict[str, Any]] = {
     "norm": {},
@@ -75,6 +76,53 @@ def test_options_mean_the_same_in_both(changes: dict[str, Any]) -> None:
     n_tokens = int(group.cardinalities.sum())
     assert int(native.cardinalities.sum()) == n_tokens - expected.n_lost
     np.testing.assert_allclose(native.values, expected.group.values, rtol=1e-4, atol=1e-5)
+
+
+def _with_protected_islands(group: Group) -> Group:
+    return replace(group, is_protected=group.is_protected | (np.arange(len(group.positions)) % 9 == 5))
+
+
+def _seen_in_part(group: Group) -> Group:
+    """Queries all along the text, the first of them before every slot."""
+    return replace(group, query_positions=np.linspace(-1, group.positions[-1], len(group.query_positions)).astype(np.int64))
+
+
+def _at_equal_positions(group: Group) -> Group:
+    return replace(group, positions=np.floor(group.positions / 3) * 3)
+
+
+def _heavily_merged(group: Group) -> Group:
+    return replace(group, cardinalities=np.where(group.is_protected, 1, group.cardinalities * 997))
+
+
+@pytest.mark.parametrize("changed", [_with_protected_islands, _seen_in_part, _at_equal_positions, _heavily_merged])
+@pytest.mark.parametrize(
+    ("score", "key_weights"), [("mass", "slimmer"), ("output", "mass"), ("exact", "mass"), ("exact", "fisher")]
+)
+def test_unusual_groups_are_compressed_alike(changed: Callable[[Group], Group], score: Score, key_weights: KeyWeights) -> None:
+    group, params = changed(random_group(160, n_heads=2, n_queries=64, seed=7)), Params(score=score, key_weights=key_weights)
+    native, expected = compress_group(_api, group, params, 60), reference.compress(group, params, 60)
+    assert [op[:2] for op in native.ops] == [op[:2] for op in expected.ops]
+    assert native.cardinalities.tolist() == expected.group.cardinalities.tolist()
+    np.testing.assert_allclose([op.cost for op in native.ops], [op.cost for op in expected.ops], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(native.positions, expected.group.positions, rtol=1e-12)
+    np.testing.assert_allclose(native.keys, expected.group.keys, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(native.values, expected.group.values, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_costs_are_merged_first_and_from_the_left() -> None:
+    group = random_group(20, recent=6)
+    native = compress_group(_api, replace(group, values=0 * group.values), Params(), 16)
+    assert [op[:2] for op in native.ops] == [(3, 4), (3, 5), (3, 6), (3, 7)]
+
+
+@pytest.mark.parametrize("seed", [2, 4, 5])
+def test_what_a_query_does_not_see_stays_unseen_through_merges(seed: int) -> None:
+    """The logit of a merged slot is carried on, and not derived anew from a probability that has underflowed."""
+    group, params = random_group(90, n_queries=48, recent=40, seed=seed), Params(key_weights="fisher", evict=False)
+    group = replace(group, is_protected=np.zeros(90, bool))  # even slots that come after the queries
+    native = compress_group(_api, group, params, 4)
+    assert [op[:2] for op in native.ops] == [op[:2] for op in reference.plan(group, params, 4)]
 
 
 def test_groups_without_queries_still_merge() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ def test_merging_slots_with_equal_keys_changes_no_output(score: Score, key_weigh
     np.testing.assert_allclose(reference.attention(merged), reference.attention(group), rtol=0, atol=1e-12)
 
 
-def test_the_mean_form_of_attention_is_the_papers_sum_form() -> None:
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_the_mean_form_of_attention_is_the_papers_sum_form(softcap: float) -> None:
     """Storing mean values and adding ln c is the paper's sum of values over a denominator that counts c."""
-    group = random_group()
+    group = random_group(softcap=softcap)
     queries_see = group.positions <= group.query_positions[:, None]
-    weights = np.exp(group.scale * np.einsum("hrd,nhd->hrn", group.queries, group.keys)) * queries_see
+    scores = group.scale * np.einsum("hrd,nhd->hrn", group.queries, group.keys)
+    weights = np.exp(softcap * np.tanh(scores / softcap) if softcap else scores) * queries_see
     sums = group.values * group.cardinalities[:, None, None]
     paper = np.einsum("hrn,nhd->hrd", weights, sums) / (weights @ group.cardinalities)[..., None]
     np.testing.assert_allclose(reference.attention(group), paper, rtol=1e-12)
@@ -57,11 +60,11 @@ def test_cardinality_is_conserved_and_protected_slots_stay(score: Score, key_wei
         assert after.cardinalities[at] == group.cardinalities[i]
 
 
-def test_no_value_is_lost_when_slots_are_only_merged() -> None:
+def test_no_value_and_no_mass_is_lost_when_slots_are_only_merged() -> None:
     group = random_group()
-    after = reference.compress(group, Params(score="output"), 30).group
-    for part in (group, after):
-        assert part.values.shape[1:] == group.values.shape[1:]
+    after = reference.compress(group, Params(score="output", accumulate=0.5), 30).group
+    mass = 0.5 * group.scores + reference.observe(group).mass
+    assert after.scores.sum() == pytest.approx(mass.sum(), rel=1e-12)
     np.testing.assert_allclose(
         np.einsum("n,nhd->hd", after.cardinalities, after.values),
         np.einsum("n,nhd->hd", group.cardinalities, group.values),
@@ -103,19 +106,58 @@ def test_exact_costs_are_the_change_of_the_observed_outputs() -> None:
     assert np.isinf(merge[~np.append(~group.is_protected[:-1] & ~group.is_protected[1:], False)]).all()
 
 
-def test_exact_merges_a_pair_of_equals_and_evicts_what_nobody_sees() -> None:
-    group = random_group(30, recent=6, merged=False)
+@pytest.mark.parametrize("max_cardinality", [0, 3])
+@pytest.mark.parametrize("key_weights", ["mean", "mass", "slimmer"])
+def test_exact_costs_of_merging_are_the_change_of_the_observed_outputs(key_weights: KeyWeights, max_cardinality: int) -> None:
+    """By brute force. Without RoPE, and with queries that see all slots, the price is no estimate."""
+    group = random_group(30, n_heads=2, n_rot=0, recent=6)
+    group = replace(group, query_positions=np.full_like(group.query_positions, 10**6))
+    params = Params(key_weights=key_weights, max_cardinality=max_cardinality)
+    outputs, (merge, _) = reference.attention(group), reference.costs(group, params)
+    for i in np.flatnonzero(np.isfinite(merge)):
+        merged = reference.apply(group, params, [Op(int(i), int(i) + 1, 0.0)]).group
+        change = np.linalg.norm(reference.attention(merged) - outputs, axis=-1).sum()
+        assert merge[i] == pytest.approx(change, rel=1e-9)
+
+
+def test_exact_merges_a_pair_of_equals() -> None:
+    group = random_group(30, n_rot=0, recent=6, merged=False)
     keys, values = group.keys.copy(), group.values.copy()
     keys[10], values[10] = keys[11], values[11]
-    unseen = group.keys.copy()
-    unseen[20] = -1e3 * group.queries.mean(axis=1)
-    equal = replace(group, keys=keys, values=values, n_rot=0, rope_freqs=np.zeros(0))
-    assert reference.plan(equal, Params(), 29)[0][:2] == (10, 11)
-    steered = replace(group, keys=unseen, queries=np.abs(group.queries).mean(axis=1, keepdims=True) + 0 * group.queries)
-    steered = replace(steered, keys=np.where(np.arange(30)[:, None, None] == 20, -1e3, steered.keys))
-    (op,) = reference.plan(steered, Params(), 29)
-    assert op.cost < 1e-12
-    assert 20 in (op.i, op.j)
+    (op,) = reference.plan(replace(group, keys=keys, values=values), Params(), 29)
+    assert op[:2] == (10, 11)
+    assert op.cost == pytest.approx(0, abs=1e-12)
+
+
+def test_exact_evicts_what_nobody_sees() -> None:
+    group = random_group(30, n_rot=0, recent=6, merged=False)
+    keys, queries = group.keys.copy(), group.queries.copy()
+    queries[..., 0], keys[..., 0], keys[20, :, 0] = 1, 0, -1e6
+    assert reference.plan(replace(group, keys=keys, queries=queries), Params(key_weights="mean"), 29) == [Op(20, None, 0.0)]
+
+
+def test_probabilities_that_underflow_have_a_price() -> None:
+    """A subnormal probability divided by a cardinality is 0, and 0 * ln 0 was NaN."""
+    group = random_group(30, n_rot=0, recent=6)
+    keys, queries, cardinalities = 0 * group.keys, 0 * group.queries, group.cardinalities.copy()
+    queries[..., 0], keys[10, :, 0], cardinalities[10] = 1, -743, 7
+    group = replace(group, keys=keys, queries=queries, cardinalities=cardinalities, scores=0 * group.scores, scale=1.0)
+    assert reference.observe(group).a[..., 10].max() > 0
+    merge, evict = reference.costs(group, Params(key_weights="mass"))
+    assert not np.isnan(merge).any()
+    assert not np.isnan(evict).any()
+
+
+@pytest.mark.parametrize("score", ["mass", "output", "exact"])
+def test_what_an_operation_costs_a_layer_is_the_sum_over_its_heads(score: Score) -> None:
+    layer = random_group(n_heads=3)
+    heads = [
+        replace(layer, keys=layer.keys[:, h : h + 1], values=layer.values[:, h : h + 1], queries=layer.queries[h : h + 1])
+        for h in range(3)
+    ]
+    params = Params(score=score, key_weights="mean", accumulate=0.0)
+    together, apart = reference.costs(layer, params), [reference.costs(head, params) for head in heads]
+    np.testing.assert_allclose(together, np.sum(apart, axis=0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("neox", [False, True])
@@ -132,6 +174,45 @@ def test_rotations_add_up_and_keep_scores_relative(n_rot: int, neox: bool) -> No
         atol=1e-10,
     )
     np.testing.assert_array_equal(reference.rotate(group.keys, 3.0, *args)[..., n_rot:], group.keys[..., n_rot:])
+
+
+@pytest.mark.parametrize("key_weights", KEY_WEIGHTS)
+@pytest.mark.parametrize("shape", [{}, {"neox": True}, {"n_rot": 16, "neox": True}])
+def test_a_key_that_occurs_twice_merges_into_itself_at_the_position_between(
+    shape: dict[str, Any], key_weights: KeyWeights
+) -> None:
+    group = random_group(**shape)
+    args = (group.rope_freqs, group.n_rot, group.rope_neox)
+    bare, keys = group.keys[30], group.keys.copy()
+    keys[30:32] = reference.rotate(keys[[30, 30]], group.positions[30:32, None] - group.positions[30], *args)
+    result = reference.apply(replace(group, keys=keys), Params(key_weights=key_weights), [Op(30, 31, 0.0)])
+    between = group.positions[30:32] @ group.cardinalities[30:32] / group.cardinalities[30:32].sum()
+    assert result.group.positions[30] == pytest.approx(between, rel=1e-12)
+    np.testing.assert_allclose(result.group.keys[30], reference.rotate(bare, between - group.positions[30], *args), atol=1e-12)
+
+
+@pytest.mark.parametrize("key_weights", KEY_WEIGHTS)
+@pytest.mark.parametrize("shape", [{}, {"neox": True}, {"n_rot": 16, "neox": True}])
+def test_only_relative_positions_matter(shape: dict[str, Any], key_weights: KeyWeights) -> None:
+    """A group that stands elsewhere in the text has the same plan, and its merged keys are those, moved there."""
+    group, params, by = random_group(**shape), Params(key_weights=key_weights), 1000
+    args = (group.rope_freqs, group.n_rot, group.rope_neox)
+    elsewhere = replace(
+        group,
+        keys=reference.rotate(group.keys, by, *args),
+        queries=reference.rotate(group.queries, by, *args),
+        positions=group.positions + by,
+        query_positions=group.query_positions + by,
+    )
+    here, there = reference.compress(group, params, 30), reference.compress(elsewhere, params, 30)
+    assert [op[:2] for op in there.ops] == [op[:2] for op in here.ops]
+    np.testing.assert_allclose(there.group.keys, reference.rotate(here.group.keys, by, *args), atol=1e-9)
+
+
+def test_equal_costs_are_merged_first_and_from_the_left() -> None:
+    group = random_group(20, recent=6)
+    same = replace(group, values=0 * group.values)
+    assert [op[:2] for op in reference.plan(same, Params(), 16)] == [(3, 4), (3, 5), (3, 6), (3, 7)]
 
 
 def test_the_papers_score_is_mass_times_cardinality_fading_with_the_slot() -> None:

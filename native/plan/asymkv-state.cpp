@@ -56,7 +56,8 @@ group_state::group_state(const asymkv_params & params, const asymkv_group & g, o
             const double * a = prob.data() + (size_t) i*n_rows;
             double       * l = log_prob.data() + (size_t) i*n_rows;
             for (size_t x = 0; x < n_rows; ++x) {
-                l[x] = a[x] > 0.0 ? std::log(a[x]/cards[i]) : LOG_ZERO;
+                const double per_token = a[x]/cards[i]; // may underflow to 0
+                l[x] = per_token > 0.0 ? std::log(per_token) : LOG_ZERO;
             }
         }
     }
