@@ -26,7 +26,8 @@ SCORES: tuple[Score, ...] = get_args(Score)
 KEY_WEIGHTS: tuple[KeyWeights, ...] = get_args(KeyWeights)
 
 TINY = 1e-30  # a denominator below this says nothing: take the next simpler key weights
-LEAST_LEFT = 1e-12  # least share of a query's attention that is left after an operation
+LEAST_DIVISOR = 1e-12  # rows are never divided by less
+LEAST_LEFT = 1e-6  # an operation that leaves a query less of its attention costs |v| + |o|: its exact price is 0/0
 LOGIT_OF_NOTHING = -1e4  # stands for ln 0
 MERGE, EVICT = 0, 1  # kinds of operation; at equal cost a merge is done first
 
@@ -281,13 +282,19 @@ class _Slots:
             m = self.merged_probability(i, j)
             u_i, u_j = self.v[i][:, None] - self.o, self.v[j][:, None] - self.o  # [H, R, dv]
             change = (m * f - a_i)[..., None] * u_i + (m * (1 - f) - a_j)[..., None] * u_j
-            return float((np.linalg.norm(change, axis=-1) / np.maximum(1 + m - a_i - a_j, LEAST_LEFT)).sum())
+            lengths = np.linalg.norm(self.v[[i, j]], axis=-1).max(axis=0)  # [H]
+            return self.price(np.linalg.norm(change, axis=-1), 1 + m - a_i - a_j, lengths)
         return _uniform_hash(self.params.seed + i + 65536 * c_i)
 
     def evict_cost(self, i: int) -> float:
         """Output change when slot i leaves, the unit of `exact`."""
         a_i, distance = self.a[:, :, i], np.linalg.norm(self.v[i][:, None] - self.o, axis=-1)  # [H, R]
-        return float((a_i * distance / np.maximum(1 - a_i, LEAST_LEFT)).sum())
+        return self.price(a_i * distance, 1 - a_i, np.linalg.norm(self.v[i], axis=-1))
+
+    def price(self, change: Floats, left: Floats, lengths: Floats) -> float:
+        """Output change summed over [H, R]: `change` over what is `left` of a row; lengths |v| [H] where that is nothing."""
+        lost = lengths[:, None] + np.linalg.norm(self.o, axis=-1)
+        return float(np.where(left < LEAST_LEFT, lost, change / np.maximum(left, LEAST_LEFT)).sum())
 
     def merged_cardinality(self, i: int, j: int) -> int:
         c = int(self.c[i] + self.c[j])
@@ -334,7 +341,7 @@ class _Slots:
 
     def normalise(self, total: Floats) -> None:
         """Rows that sum to `total` [H, R] sum to one again."""
-        total = np.maximum(total, LEAST_LEFT)[..., None]
+        total = np.maximum(total, LEAST_DIVISOR)[..., None]
         self.a /= total
         self.logits -= np.log(total)
 

@@ -125,6 +125,22 @@ def test_what_a_query_does_not_see_stays_unseen_through_merges(seed: int) -> Non
     assert [op[:2] for op in native.ops] == [op[:2] for op in reference.plan(group, params, 4)]
 
 
+@pytest.mark.parametrize("gap", [15.0, 25.0, 40.0, 80.0])
+def test_a_slot_with_all_of_a_querys_attention_is_kept(gap: float) -> None:
+    """Half of the queries look at one slot alone; the exact price of losing it is 0/0 from some gap of logits on."""
+    group = random_group(60, n_rot=0, merged=False)
+    keys, queries = 0.1 * group.keys, 0.1 * group.queries
+    keys[..., 0], queries[..., 0] = 0, 0
+    keys[30, 0, 0], queries[0, ::2, 0] = 8.0, gap / (8.0 * group.scale)
+    group = replace(group, keys=keys, queries=queries)
+    native, expected = compress_group(_api, group, Params(), 30), reference.compress(group, Params(), 30)
+    for kept, cardinalities in ((native.kept.tolist(), native.cardinalities), (expected.kept, expected.group.cardinalities)):
+        assert 30 in kept
+        assert cardinalities[kept.index(30)] == 1
+    changed = reference.attention(expected.group)[0, ::2] - reference.attention(group)[0, ::2]
+    assert np.abs(changed).max() < 1e-3
+
+
 def test_groups_without_queries_still_merge() -> None:
     group = random_group(n_queries=0)
     for score in SCORES:
@@ -149,6 +165,8 @@ def test_what_protected_slots_rule_out_is_refused_in_one_sentence() -> None:
             compress_group(_api, group, Params(score=score), 15)
     with pytest.raises(ParameterError, match="cannot keep only 14 slots"):
         compress_group(_api, group, Params(score="exact"), 14)
+    with pytest.raises(ParameterError, match="cannot keep no slot at all"):
+        compress_group(_api, group, Params(score="exact"), 0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +192,14 @@ def test_groups_that_cannot_be_right_are_refused(field: str, value: int | None, 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
-    [("cardinalities", {5: 0}, "slot 5 has cardinality 0"), ("positions", {5: 0.0}, "slot 5 stands before its left neighbour")],
+    [
+        ("cardinalities", {5: 0}, "slot 5 has cardinality 0"),
+        ("positions", {5: 0.0}, "slot 5 stands before its left neighbour"),
+        ("positions", {5: np.nan}, "slot 5 has a position or a score that is not a finite number"),
+        ("scores", {7: np.inf}, "slot 7 has a position or a score that is not a finite number"),
+        ("keys", {9: np.nan}, "have to be finite numbers"),
+        ("queries", {0: np.inf}, "have to be finite numbers"),
+    ],
 )
 def test_slots_that_cannot_be_right_are_named(name: str, change: dict[int, float], message: str) -> None:
     struct, arrays = _native_group()

@@ -83,9 +83,25 @@ std::string group_problem(const asymkv_group & g) {
         if (g.cardinalities[i] == 0) {
             return "slot " + std::to_string(i) + " has cardinality 0: a slot stands for at least one token";
         }
+        if (!std::isfinite(g.positions[i]) || !std::isfinite(g.scores[i])) {
+            return "slot " + std::to_string(i) + " has a position or a score that is not a finite number";
+        }
         if (i > 0 && g.positions[i] < g.positions[i - 1]) {
             return "positions have to ascend, but slot " + std::to_string(i) + " stands before its left neighbour";
         }
+    }
+    const auto all_finite = [](const float * x, size_t n) {
+        for (size_t i = 0; i < n; ++i) {
+            if (!std::isfinite(x[i])) {
+                return false;
+            }
+        }
+        return true;
+    };
+    if (!all_finite(g.keys,    (size_t) g.n_slots*g.n_heads*g.head_k) ||
+        !all_finite(g.values,  (size_t) g.n_slots*g.n_heads*g.head_v) ||
+        !all_finite(g.queries, (size_t) g.n_heads*g.n_queries*g.head_k)) {
+        return "keys, values and queries have to be finite numbers";
     }
     return "";
 }

@@ -74,6 +74,10 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
     const bool evicts = score->evict_cost != nullptr && st.params.evict != 0;
     const bool rows   = score->keeps_rows;
 
+    if (n_keep == 0) {
+        throw std::invalid_argument("cannot keep no slot at all: keep at least 1");
+    }
+
     weights_prepare(st);
 
     const double inf = std::numeric_limits<double>::infinity();

@@ -13,6 +13,10 @@ namespace {
 // a probability can reach 1, and a slot cannot give away all of a row
 constexpr double MIN_DENOMINATOR = 1e-12;
 
+// an operation that leaves a query less of its attention than this replaces its output by one that nothing tells: the
+// exact price is 0/0 there, and |v| + |o| is charged instead
+constexpr double LEAST_LEFT = 1e-6;
+
 // sums f(0) .. f(n - 1) in eight lanes, an order that does not depend on the CPU
 template <typename F>
 ASYMKV_INLINE double sum_in_lanes(size_t n, F f) {
@@ -88,8 +92,10 @@ struct pair_rows {
     const double * oi, * oj; // v_i.o, v_j.o
     const double * factor;   // row factors
     const double * oo;       // |o|^2
+    const double * o_norm;   // |o|
     double c, f, w;          // merged cardinality, share of i, key weight of i
     double vii, vjj, vij;    // products of the values
+    double v_norm;           // of the longer one
 };
 
 // |output change| of one query
@@ -98,8 +104,7 @@ ASYMKV_INLINE double exact_merge_change(const pair_rows & p, size_t x) {
     const double aj = p.aj[x]*p.factor[x];
     const double mm = p.c*fast_exp(p.w*p.li[x] + (1.0 - p.w)*p.lj[x])*p.factor[x];
 
-    double den = 1.0 + mm - ai - aj;
-    den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
+    const double left = 1.0 + mm - ai - aj;
 
     const double bi = mm*p.f         - ai;
     const double bj = mm*(1.0 - p.f) - aj;
@@ -110,18 +115,22 @@ ASYMKV_INLINE double exact_merge_change(const pair_rows & p, size_t x) {
 
     double d2 = bi*bi*uii + bj*bj*ujj + 2.0*bi*bj*uij;
     d2 = d2 < 0.0 ? 0.0 : d2;
-    return std::sqrt(d2)/den;
+    return left < LEAST_LEFT ? p.v_norm + p.o_norm[x] : std::sqrt(d2)/left;
 }
 
-ASYMKV_INLINE double exact_evict_change(const double * a, const double * vo, const double * factor, const double * oo, double v_sq, size_t x) {
-    const double p = a[x]*factor[x];
+struct slot_rows {
+    const double * a, * vo;              // probabilities before the row factor, v.o
+    const double * factor, * oo, * o_norm;
+    double v_sq, v_norm;
+};
 
-    double u2 = v_sq - 2.0*vo[x] + oo[x];
+ASYMKV_INLINE double exact_evict_change(const slot_rows & s, size_t x) {
+    const double p    = s.a[x]*s.factor[x];
+    const double left = 1.0 - p;
+
+    double u2 = s.v_sq - 2.0*s.vo[x] + s.oo[x];
     u2 = u2 < 0.0 ? 0.0 : u2;
-
-    double den = 1.0 - p;
-    den = den < MIN_DENOMINATOR ? MIN_DENOMINATOR : den;
-    return p*std::sqrt(u2)/den;
+    return left < LEAST_LEFT ? s.v_norm + s.o_norm[x] : p*std::sqrt(u2)/left;
 }
 
 ASYMKV_CLONES
@@ -130,8 +139,8 @@ double exact_merge_sum(const pair_rows p, size_t n) {
 }
 
 ASYMKV_CLONES
-double exact_evict_sum(const double * a, const double * vo, const double * factor, const double * oo, double v_sq, size_t n) {
-    return sum_in_lanes(n, [&](size_t x) ASYMKV_INLINE_LAMBDA { return exact_evict_change(a, vo, factor, oo, v_sq, x); });
+double exact_evict_sum(const slot_rows s, size_t n) {
+    return sum_in_lanes(n, [&](size_t x) ASYMKV_INLINE_LAMBDA { return exact_evict_change(s, x); });
 }
 
 double exact_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
@@ -151,11 +160,13 @@ double exact_merge_cost(const group_state & st, uint32_t i, uint32_t j) {
         p.lj  = st.log_prob .data() + (size_t) j*st.n_rows + row;
         p.oi  = st.value_out.data() + (size_t) i*st.n_rows + row;
         p.oj  = st.value_out.data() + (size_t) j*st.n_rows + row;
-        p.oo  = st.seen.out_sq.data() + row;
+        p.oo     = st.seen.out_sq.data() + row;
+        p.o_norm = st.out_norm   .data() + row;
         p.factor = st.row_factor.data() + row;
         p.vii = st.value_sq[(size_t) i*st.n_heads + h];
         p.vjj = st.value_sq[(size_t) j*st.n_heads + h];
         p.vij = value_product(st, i, j, h);
+        p.v_norm = std::sqrt(std::max(p.vii, p.vjj));
 
         cost += exact_merge_sum(p, nq);
     }
@@ -194,11 +205,16 @@ double exact_evict_cost(const group_state & st, uint32_t i) {
     double cost = 0.0;
     for (uint32_t h = 0; h < st.n_heads; ++h) {
         const size_t row = (size_t) h*nq;
-        cost += exact_evict_sum(
-                st.prob     .data() + (size_t) i*st.n_rows + row,
-                st.value_out.data() + (size_t) i*st.n_rows + row,
-                st.row_factor.data() + row, st.seen.out_sq.data() + row,
-                st.value_sq[(size_t) i*st.n_heads + h], nq);
+        slot_rows rows;
+        rows.a      = st.prob     .data() + (size_t) i*st.n_rows + row;
+        rows.vo     = st.value_out.data() + (size_t) i*st.n_rows + row;
+        rows.factor = st.row_factor .data() + row;
+        rows.oo     = st.seen.out_sq.data() + row;
+        rows.o_norm = st.out_norm   .data() + row;
+        rows.v_sq   = st.value_sq[(size_t) i*st.n_heads + h];
+        rows.v_norm = std::sqrt(rows.v_sq);
+
+        cost += exact_evict_sum(rows, nq);
     }
     return cost;
 }

@@ -51,6 +51,10 @@ group_state::group_state(const asymkv_params & params, const asymkv_group & g, o
     }
 
     if (params.score == ASYMKV_SCORE_EXACT) {
+        out_norm.resize(n_rows);
+        for (size_t x = 0; x < n_rows; ++x) {
+            out_norm[x] = std::sqrt(seen.out_sq[x]);
+        }
         log_prob.resize((size_t) n_slots*n_rows);
         for (uint32_t i = 0; i < n_slots; ++i) {
             const double * a = prob.data() + (size_t) i*n_rows;

@@ -41,6 +41,7 @@ struct group_state {
     std::vector<double> value_out; // [n_slots][n_rows]
     std::vector<double> value_sq;  // [n_slots][n_heads] |v_i|^2
     std::vector<double> row_factor; // [n_rows]
+    std::vector<double> out_norm;   // [n_rows] |o(q)|, `exact` only
 
     // of the key weights
     std::vector<double> fisher;    // [n_slots][n_heads][head_k]
