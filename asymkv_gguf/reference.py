@@ -123,7 +123,14 @@ def rotate(x: ArrayLike, delta: ArrayLike, freqs: ArrayLike, n_rot: int, neox: b
 
 
 def observe(group: Group) -> Observation:
-    """Locally merged attention: softmax over scale q.k + ln c of the visible slots (arXiv 2506.05410)."""
+    """Locally merged attention: softmax over scale q.k + ln c of the visible slots (arXiv 2506.05410).
+
+    Without queries nothing is known, and every slot counts alike.
+    """
+    n, n_heads, _ = group.keys.shape
+    if len(group.query_positions) == 0:
+        nothing = np.zeros((n_heads, 0, n))
+        return Observation(np.full(n, 1 / n), nothing, np.zeros((n_heads, 0, group.values.shape[2])))
     logits = group.scale * np.einsum("hrd,nhd->hrn", group.queries, group.keys)
     if group.softcap > 0:
         logits = group.softcap * np.tanh(logits / group.softcap)
@@ -155,6 +162,7 @@ def compress(group: Group, params: Params, n_keep: int) -> Result:
     ValueError when n_keep is less than there are protected slots, counting also one slot for each run of others when
     nothing may be evicted; and when it is less than one.
     """
+    params = _answerable(group, params)
     is_open = ~group.is_protected
     n_runs = int(np.sum(np.diff(is_open.astype(int), prepend=0) > 0))
     n_least = max(1, int(np.sum(group.is_protected)) + (0 if _can_evict(params) else n_runs))
@@ -190,6 +198,12 @@ def replay(group: Group, params: Params, ops: list[Op]) -> list[tuple[float, flo
         steps.append((greedy.cost_of(op), greedy.cheapest().cost))
         greedy.do(op)
     return steps
+
+
+def _answerable(group: Group, params: Params) -> Params:
+    """Without queries all output changes are 0, and the leftmost slot would take in all others: `mass` shares evenly."""
+    has_no_answer = len(group.query_positions) == 0 and params.score in ("output", "exact")
+    return replace(params, score="mass") if has_no_answer else params
 
 
 def _can_evict(params: Params) -> bool:
@@ -372,7 +386,7 @@ class _Greedy:
     """All operations that are allowed now, each with the cost it had when an operation last touched its slots."""
 
     def __init__(self, group: Group, params: Params) -> None:
-        self.slots, self.costs = _Slots(group, params), dict[tuple[int, int], float]()  # (kind, i) -> cost
+        self.slots, self.costs = _Slots(group, _answerable(group, params)), dict[tuple[int, int], float]()  # (kind, i) -> cost
         for i in self.slots.order:
             self.score_merge(i)
             self.score_evict(i)

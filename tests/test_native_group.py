@@ -141,12 +141,17 @@ def test_a_slot_with_all_of_a_querys_attention_is_kept(gap: float) -> None:
     assert np.abs(changed).max() < 1e-3
 
 
-def test_groups_without_queries_still_merge() -> None:
-    group = random_group(n_queries=0)
-    for score in SCORES:
-        native = compress_group(_api, group, Params(score=score), 30)
-        assert len(native.kept) == 30
-        assert not native.mass.any()
+@pytest.mark.parametrize("key_weights", KEY_WEIGHTS)
+@pytest.mark.parametrize("score", SCORES)
+def test_groups_without_queries_merge_evenly(score: Score, key_weights: KeyWeights) -> None:
+    """Nothing tells slots apart, so none may take in all others."""
+    group, params = random_group(n_queries=0, merged=False), Params(score=score, key_weights=key_weights)
+    native, expected = compress_group(_api, group, params, 32), reference.compress(group, params, 32)
+    assert [op[:2] for op in native.ops] == [op[:2] for op in expected.ops]
+    np.testing.assert_allclose(native.mass, 1 / 80, rtol=1e-6)
+    if score != "random":
+        assert native.cardinalities.max() <= 6
+        assert int(native.cardinalities.sum()) == 80
 
 
 def test_keeping_all_slots_changes_nothing() -> None:

@@ -11,6 +11,8 @@ import pytest
 from runs import last_logits, random_tokens, read, settings
 
 from asymkv_gguf import Llama
+from asymkv_gguf.llama import _api
+from asymkv_gguf.native.groups import read_group
 
 CONFIG = {"budget": 128, "sinks": 4, "recent": 40, "observe": 32}
 
@@ -49,6 +51,66 @@ def test_part_of_the_merged_text_cannot_be_taken_back_and_nothing_changes(merged
     for slots_before, slots_after in zip(before, after, strict=True):
         np.testing.assert_array_equal(slots_before, slots_after)
     assert merged.asymkv_stats().tokens == 300
+
+
+def test_all_of_the_recent_window_can_be_taken_back(merged: Llama) -> None:
+    """The cut lies exactly between merged and recent tokens, and the text goes on from there."""
+    following = random_tokens(41, seed=2)[1:]
+    assert remove(merged, 260, -1)
+    memory = llama_cpp.llama_get_memory(merged.ctx)
+    assert llama_cpp.llama_memory_seq_pos_max(memory, 0) == 259
+    assert llama_cpp.llama_memory_seq_pos_min(memory, 0) == 0
+    merged.n_tokens = 260
+    assert np.isfinite(read(merged, following, 20)).all()
+    assert merged.asymkv_stats().tokens == 300
+    merged.asymkv_compress(60)
+    for layer in range(3):
+        for head in range(2):
+            slots = merged.asymkv_slots(layer, head)
+            assert int(slots["cardinality"].sum()) + merged.asymkv_lost(layer, head) == 300
+            assert np.all(slots["cardinality"][-40:] == 1)
+
+
+def test_compressing_right_after_a_cut_does_not_pile_everything_into_one_slot(tiny: Callable[[str], Path]) -> None:
+    """The observed queries were all taken back, so nothing tells slots apart: they are merged evenly."""
+    llm = Llama(str(tiny("llama")), asymkv=CONFIG, **settings())
+    read(llm, random_tokens(252), 64)
+    llm.n_tokens = 217
+    llm.eval([])
+    assert remove(llm, 217, -1)
+    llm.asymkv_compress(100)
+    for layer in range(3):
+        for head in range(2):
+            assert llm.asymkv_slots(layer, head)["cardinality"].max() <= 12
+    llm.close()
+
+
+def test_drafts_that_are_taken_back_do_not_push_out_observed_queries(merged: Llama) -> None:
+    before = len(read_group(_api, merged.ctx, 0, 0).query_positions)
+    for step in range(20):
+        merged.eval(random_tokens(12, seed=step)[1:])
+        merged.n_tokens -= 10
+        assert remove(merged, merged.n_tokens, -1)
+    # two query heads share a KV head; some of the last draft's rows were overwritten
+    assert len(read_group(_api, merged.ctx, 0, 0).query_positions) >= before - 2 * 11
+
+
+def test_a_sliding_window_that_is_gone_refuses_the_cut(tiny: Callable[[str], Path]) -> None:
+    """gemma2's local layers keep 128 tokens: going back further cannot be computed, and generate() must not trust it."""
+    tokens = random_tokens(500)
+    keywords = settings() | {"swa_full": False}
+    llm = Llama(str(tiny("gemma2")), asymkv={"budget": 512}, **keywords)
+    read(llm, tokens, 64)
+    assert not remove(llm, 100, -1)
+    assert remove(llm, 495, -1)
+    llm.n_tokens = 495
+    prompt = [*tokens[:100], *random_tokens(60, seed=9)[1:]]
+    next(llm.generate(prompt, temp=0.0))
+    fresh = Llama(str(tiny("gemma2")), asymkv={"budget": 512}, **keywords)
+    read(fresh, prompt, 64)
+    assert np.abs(last_logits(llm) - last_logits(fresh)).max() <= 1e-2 * np.abs(last_logits(fresh)).max()
+    llm.close()
+    fresh.close()
 
 
 def test_removing_what_is_not_there_changes_nothing(merged: Llama) -> None:

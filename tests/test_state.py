@@ -120,3 +120,38 @@ buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
 assert llama_cpp.llama_state_set_data(llm.ctx, buffer, len(state)) == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_state_of_fewer_sinks_keeps_its_merged_slots_merged(tiny: Callable[[str], Path]) -> None:
+    """Loaded into a context with more sinks, a cut inside what was merged stays refused after the next compression."""
+    llm = merged_llama(tiny("llama"))
+    state = llm.save_state()
+    llm.close()
+    other = Llama(str(tiny("llama")), asymkv={**CONFIG, "sinks": 12}, **settings())
+    other.load_state(state)
+    read(other, random_tokens(60, seed=1), 60)
+    other.asymkv_compress(100)
+    memory = llama_cpp.llama_get_memory(other.ctx)
+    for cut in (5, 10, 40, 200):
+        assert not llama_cpp.llama_memory_seq_rm(memory, 0, cut, -1)
+    for head in range(2):
+        assert int(other.asymkv_slots(0, head)["cardinality"].sum()) + other.asymkv_lost(0, head) == 360
+    other.close()
+
+
+@pytest.mark.parametrize("model", ["llama", "gemma2", "lfm2"])
+def test_a_load_that_fails_leaves_an_empty_and_usable_context(tiny: Callable[[str], Path], model: str) -> None:
+    llm = merged_llama(tiny(model))
+    state = state_of(llm)
+    llm.close()
+    other = Llama(str(tiny(model)), asymkv=CONFIG, **settings())
+    read(other, random_tokens(90, seed=2), 64)
+    for length in (len(state) - 100, len(state) - 5000, 200):
+        assert restore(other, state[:length]) == 0
+        other.n_tokens = 0
+        logits = read(other, random_tokens(40, seed=3), 40)
+        assert other.asymkv_stats().tokens == 40
+        fresh = Llama(str(tiny(model)), asymkv=CONFIG, **settings())
+        np.testing.assert_allclose(logits, read(fresh, random_tokens(40, seed=3), 40), atol=1e-3)
+        fresh.close()
+    other.close()

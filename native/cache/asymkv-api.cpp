@@ -89,12 +89,17 @@ const char * asymkv_last_error(void) {
 }
 
 void asymkv_struct_sizes(size_t * params, size_t * stats, size_t * slot, size_t * group, size_t * op, size_t * result) {
-    *params = sizeof(asymkv_params);
-    *stats  = sizeof(asymkv_stats);
-    *slot   = sizeof(asymkv_slot);
-    *group  = sizeof(asymkv_group);
-    *op     = sizeof(asymkv_op);
-    *result = sizeof(asymkv_result);
+    const auto put = [](size_t * out, size_t size) {
+        if (out) {
+            *out = size;
+        }
+    };
+    put(params, sizeof(asymkv_params));
+    put(stats,  sizeof(asymkv_stats));
+    put(slot,   sizeof(asymkv_slot));
+    put(group,  sizeof(asymkv_group));
+    put(op,     sizeof(asymkv_op));
+    put(result, sizeof(asymkv_result));
 }
 
 void asymkv_params_init(struct asymkv_params * params) {
@@ -182,7 +187,9 @@ int asymkv_n_lost(struct llama_context * ctx, uint32_t layer, uint32_t group, ui
         if (const int status = check_group_index(cache, layer, group)) {
             return status;
         }
-        *n_lost = cache.get_n_lost(layer, group);
+        if (n_lost) {
+            *n_lost = cache.get_n_lost(layer, group);
+        }
         return ASYMKV_OK;
     });
 }

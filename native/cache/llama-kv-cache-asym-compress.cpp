@@ -356,14 +356,22 @@ void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uin
     std::vector<label> labels;
     labels.reserve(n_keep);
 
-    const llama_pos pos0 = cells.pos_get(order[params.sinks]);
-    const llama_pos pos1 = cells.pos_get(order[order.size() - params.recent - 1]);
+    llama_pos pos0 = cells.pos_get(order[params.sinks]);
+    llama_pos pos1 = cells.pos_get(order[order.size() - params.recent - 1]);
+
+    // what was merged stays in the middle, also where a restored state had fewer sinks
+    if (is_merged()) {
+        pos0 = std::min(pos0, middle_pos0);
+        pos1 = std::max(pos1, middle_pos1);
+    }
 
     for (uint32_t s = 0; s < n_keep; ++s) {
         if (s < params.sinks) {
             labels.push_back({ cells.pos_get(order[s]), cells.ext_get(order[s]) });
         } else if (s < params.sinks + n_middle_new) {
-            labels.push_back({ pos0 + (llama_pos) (s - params.sinks), {} });
+            // the last one tells where the text goes on when all of the recent window is taken back
+            const bool is_last = s + 1 == params.sinks + n_middle_new;
+            labels.push_back({ is_last ? pos1 : std::min(pos1, pos0 + (llama_pos) (s - params.sinks)), {} });
         } else {
             const uint32_t i = order[order.size() - (n_keep - s)];
             labels.push_back({ cells.pos_get(i), cells.ext_get(i) });
@@ -385,7 +393,7 @@ void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uin
     n_middle        = n_middle_new;
     n_middle_tokens = n_tokens_all - params.sinks - params.recent;
     middle_pos0     = pos0;
-    middle_pos1     = std::max(middle_pos1, pos1);
+    middle_pos1     = pos1;
 }
 
 int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
@@ -447,10 +455,11 @@ int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
     {
         std::vector<std::thread> threads;
         try {
+            threads.reserve(n_threads);
             for (uint32_t t = 1; t < n_threads; ++t) {
                 threads.emplace_back(work_on_layers);
             }
-        } catch (const std::system_error &) {
+        } catch (const std::exception &) {
             // fewer threads then
         }
         work_on_layers();

@@ -3,6 +3,8 @@
 #include "llama-impl.h"
 #include "llama-io.h"
 
+#include <cmath>
+#include <limits>
 #include <stdexcept>
 
 // saving and restoring: a header of our own, the stock cache's cells and rows, then what the slots stand for.
@@ -114,10 +116,19 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
 
         const auto & cells = v_cells[0];
 
-        const bool is_consistent =
+        constexpr llama_pos pos_limit = std::numeric_limits<llama_pos>::max();
+
+        bool is_consistent =
             text.n_cells == cells.get_used() && text.n_cells == cells.used_max_p1() &&
-            text.n_packed <= text.n_cells && text.n_middle <= text.n_packed &&
-            (text.n_middle == 0) == (text.middle_pos0 < 0);
+            text.n_packed <= text.n_cells && text.n_middle <= text.n_packed && text.n_middle_tokens < (uint64_t) pos_limit;
+        if (text.n_middle == 0) {
+            is_consistent = is_consistent && text.middle_pos0 == -1 && text.middle_pos1 == -1 && text.n_middle_tokens == 0;
+        } else {
+            is_consistent = is_consistent && text.middle_pos0 >= 0 && text.middle_pos0 <= text.middle_pos1 && text.middle_pos1 < pos_limit;
+        }
+        for (uint32_t i = 0; i < text.n_cells && is_consistent; ++i) {
+            is_consistent = !cells.is_empty(i) && cells.seq_has(i, 0) && cells.pos_get(i) >= 0 && cells.pos_get(i) < pos_limit;
+        }
         if (!is_consistent) {
             throw std::runtime_error("the state contradicts itself");
         }
@@ -129,8 +140,9 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
                 table.slots.resize(n_packed);
                 for (auto & slot : table.slots) {
                     io.read(&slot, sizeof(slot));
-                    if (slot.cardinality == 0) {
-                        throw std::runtime_error("the state has a slot that stands for no token");
+                    const bool is_token = slot.cardinality == 1 && slot.first == slot.last;
+                    if (slot.cardinality == 0 || slot.first > slot.last || !std::isfinite(slot.position) || (text.n_middle == 0 && !is_token)) {
+                        throw std::runtime_error("the state has a slot that cannot be right");
                     }
                 }
             }

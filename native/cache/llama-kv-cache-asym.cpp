@@ -284,14 +284,14 @@ llama_kv_cache::slot_info_vec_t llama_kv_cache_asym::prepare(const std::vector<l
 }
 
 void llama_kv_cache_asym::reset_tables() {
-    const bool was_merged = is_merged();
+    const bool was_packed = n_packed > 0;
 
     for (auto & layer : asym_layers) {
         for (auto & table : layer.tables) {
             table.slots.clear();
             table.n_lost = 0;
         }
-        if (was_merged && !hparams.no_alloc) {
+        if (was_packed && !hparams.no_alloc) {
             n_packed = 0;
             upload_log_card(layer);
         }
@@ -391,8 +391,33 @@ bool llama_kv_cache_asym::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1
             pos = -1;
         }
     }
+    // the rows of the last queries are free again: a draft that is taken back must not push out those before it
+    for (uint32_t i = 0; i < params.observe && n_ring > 0 && ring_pos[(n_ring - 1) % params.observe] < 0; ++i) {
+        --n_ring;
+    }
 
     return res;
+}
+
+bool llama_kv_cache_asym::can_cut_window(const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
+    seq_id = std::max(seq_id, 0);
+    p0     = std::max(p0, 0);
+
+    const llama_pos base_min = seq_pos_min(seq_id);
+    const llama_pos swa_min  = swa.seq_pos_min(seq_id);
+    const llama_pos swa_max  = swa.seq_pos_max(seq_id);
+
+    const bool is_tail = p1 < 0 || p1 > swa_max;
+    if (swa_max < 0 || !is_tail || p0 > swa_max || p0 <= base_min) {
+        return true;
+    }
+    return swa_min <= std::max(base_min, p0 - (llama_pos) hparams.n_swa + 1);
+}
+
+bool llama_kv_cache_can_cut(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    const auto * asym = dynamic_cast<const llama_kv_cache_asym *>(&base);
+
+    return !asym || asym->can_cut_window(swa, seq_id, p0, p1);
 }
 
 void llama_kv_cache_asym::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos /*p0*/, llama_pos /*p1*/) {

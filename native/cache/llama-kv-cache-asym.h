@@ -76,6 +76,9 @@ public:
 
     const asymkv_params & get_params() const { return params; }
 
+    // whether the layers with a sliding window still hold what they need to go on after a cut
+    bool can_cut_window(const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
+
     void get_stats(asymkv_stats & stats) const;
 
     uint32_t n_layer() const { return asym_layers.size(); }
@@ -248,3 +251,7 @@ llama_kv_cache * llama_kv_cache_create(
         const llama_memory_i::layer_filter_cb & filter,
         const llama_memory_i::layer_reuse_cb  & reuse,
         const llama_memory_i::layer_share_cb  & share);
+
+// whether interleaved SWA caches can lose [p0, p1): always in stock contexts; in merged ones, whose caller is promised a
+// true answer, only if the sliding window before the cut is still there
+bool llama_kv_cache_can_cut(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1);

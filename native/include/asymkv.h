@@ -167,7 +167,8 @@ ASYMKV_API int  asymkv_params_check(const struct asymkv_params * params);
 // ASYMKV_OK if the model can be merged this way; else the reason in asymkv_last_error()
 ASYMKV_API int  asymkv_model_check(const struct llama_model * model, const struct asymkv_params * params);
 
-// the next llama_context made in this thread gets a merged cache; NULL takes the wish back
+// the next cache made in this thread is a merged one. the wish stays until a cache takes it: take it back with NULL after
+// making the context, or a context that failed, or whose architecture has other caches, leaves it to the next one
 ASYMKV_API int  asymkv_set_next(const struct asymkv_params * params);
 
 //

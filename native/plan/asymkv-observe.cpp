@@ -126,7 +126,9 @@ observation observe(const asymkv_group & g, observe_wants wants) {
         res.fisher.assign((size_t) n*nh*dk, 0.0);
     }
 
+    // nothing is known: every slot counts alike
     if (nq == 0) {
+        std::fill(res.mass.begin(), res.mass.end(), 1.0/n);
         return res;
     }
 

@@ -71,6 +71,10 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
     if (!score) {
         throw std::invalid_argument("unknown score " + std::to_string(st.params.score));
     }
+    // without queries all output changes are 0, and the leftmost slot would take in all others
+    if (score->keeps_rows && st.group.n_queries == 0) {
+        score = score_find(ASYMKV_SCORE_MASS);
+    }
     const bool evicts = score->evict_cost != nullptr && st.params.evict != 0;
     const bool rows   = score->keeps_rows;
 

@@ -60,7 +60,8 @@ struct group_state {
 
     uint32_t merged_cardinality(uint32_t i, uint32_t j) const {
         const uint64_t sum = (uint64_t) cards[i] + cards[j];
-        return params.max_cardinality > 0 && sum > params.max_cardinality ? params.max_cardinality : (uint32_t) sum;
+        const uint64_t max = params.max_cardinality > 0 ? params.max_cardinality : UINT32_MAX;
+        return (uint32_t) (sum < max ? sum : max);
     }
 
     const float * value(uint32_t i, uint32_t h) const { return values.data() + ((size_t) i*n_heads + h)*head_v; }
