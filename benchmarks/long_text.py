@@ -35,6 +35,8 @@ def main() -> None:
         asymkv=AsymKVConfig(budget=args.slots - n_batch, chunk=n_batch),
         n_ctx=args.tokens + n_batch,
         n_batch=n_batch,
+        n_threads=1,  # the packaged model is too small to share among threads, which would only wait for each other
+        n_threads_batch=1,
         verbose=False,
     )
     tokens: list[int] = []
