@@ -148,6 +148,31 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc, unused-ignore]
             raise ValueError(f"the vocabulary of {self.model_path} cannot spell this text of {len(text):,} bytes") from None
         return tokens
 
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
+        """llama_cpp's, with what to do about a text that is too long."""
+        try:
+            yield from super()._create_completion(*args, **kwargs)
+        except ValueError as error:
+            if "exceed context window" in str(error):
+                remedy = "raise n_ctx (-c on the command line; 0: what the model was trained for) or shorten the text"
+                raise ValueError(f"{error}; {remedy}") from None
+            raise
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """Go on where `save_state` was called. AsymKVError, and an empty context, if the state does not fit this one."""
+        try:
+            if state.llama_state_size == 0:
+                raise RuntimeError("the state is empty")
+            super().load_state(state)
+        except (ValueError, RuntimeError) as error:
+            # llama_cpp has already counted the state's tokens, which are not there
+            self._ctx.kv_cache_clear()
+            self.reset()
+            raise AsymKVError(
+                "the state could not be loaded, and the context is empty now: it was saved with another model, cache type, "
+                "n_batch, budget, per_head or flash_attn; load it into a Llama made with the same settings"
+            ) from error
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "asymkv": self._asymkv if self._asymkv is not None else False}
 
@@ -161,6 +186,11 @@ def _with_defaults(config: AsymKVConfig, kwargs: Mapping[str, Any]) -> dict[str,
     # swa_full, on in llama_cpp, would let the layers with a sliding window keep the whole text
     defaults = {"n_ctx": 0, "n_batch": config.default_batch(), "flash_attn": True, "swa_full": False}
     merged = {**defaults, **kwargs}
+    n_ctx = merged["n_ctx"]
+    if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or not 0 <= n_ctx <= 2**31 - 256:
+        raise ValueError(f"n_ctx must be a number of tokens, or 0 for what the model was trained for, not {n_ctx!r}")
+    # llama.cpp rounds it up, and llama_cpp's own arrays have to be as long
+    merged["n_ctx"] = -(-n_ctx // 256) * 256
     n_batch = merged["n_batch"]
     if isinstance(n_batch, bool) or not isinstance(n_batch, int) or n_batch < 1:
         raise ValueError(f"n_batch must be 1 or more, not {n_batch!r}")

@@ -248,3 +248,13 @@ def test_the_demos_json_has_both_caches(tmp_path: Path) -> None:
     assert full["kv_bytes"] >= 8 * small["kv_bytes"]
     assert full["slots"] >= 7 * small["slots"]
     assert full["accuracy"] == 1.0
+
+
+def test_environment_variables_are_named_as_the_flags_are(tmp_path: Path) -> None:
+    done = command("run", "-m", MODEL, "-p", "The code", "--json", cwd=tmp_path, ASYMKV_RUN_PREDICT="2", ASYMKV_RUN_TEMP="0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] == 2
+    done = command("run", "-m", MODEL, "-p", "The code", cwd=tmp_path, ASYMKV_RUN_ASYMKV_BUDGET="-5")
+    assert done.returncode == 2
+    done = command("run", "-m", MODEL, "-p", "The code", cwd=tmp_path, ASYMKV_RUN_THREADS="99999")
+    assert done.returncode == 2

@@ -350,3 +350,13 @@ def test_a_log_function_that_the_user_set_stays_set_and_sees_everything() -> Non
         assert lines
     finally:
         llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, None)
+
+
+def test_n_ctx_is_rounded_up_as_llama_cpp_rounds_it() -> None:
+    """Otherwise llama_cpp's list of tokens would be shorter than the context, and lose what lies beyond."""
+    llm = small(n_ctx=300)
+    assert llm.n_ctx() == len(llm.input_ids) == 512
+    for n_ctx in (-1, None, 1.5, 1 << 40):
+        with pytest.raises(ValueError, match="n_ctx must be a number of tokens"):
+            small(n_ctx=n_ctx)
+    llm.close()

@@ -15,6 +15,7 @@ import pytest
 from runs import random_tokens, read, settings
 
 from asymkv_gguf import Llama
+from asymkv_gguf.errors import AsymKVError
 
 CONFIG = {"budget": 128, "sinks": 4, "recent": 40, "observe": 32}
 
@@ -155,3 +156,19 @@ def test_a_load_that_fails_leaves_an_empty_and_usable_context(tiny: Callable[[st
         np.testing.assert_allclose(logits, read(fresh, random_tokens(40, seed=3), 40), atol=1e-3)
         fresh.close()
     other.close()
+
+
+def test_a_refused_load_leaves_a_context_that_answers_like_a_fresh_one(tiny: Callable[[str], Path]) -> None:
+    """llama_cpp counts the state's tokens before it knows whether they are there; prefix reuse would then trust them."""
+    llm = merged_llama(tiny("llama"))
+    state = llm.save_state()
+    llm.close()
+    other = Llama(str(tiny("llama")), asymkv={**CONFIG, "per_head": False}, **settings())
+    fresh = Llama(str(tiny("llama")), asymkv={**CONFIG, "per_head": False}, **settings())
+    with pytest.raises(AsymKVError, match="saved with another model, cache type"):
+        other.load_state(state)
+    assert (other.n_tokens, other.asymkv_stats().tokens) == (0, 0)
+    prompt = random_tokens(300)
+    assert next(other.generate(prompt, temp=0.0)) == next(fresh.generate(prompt, temp=0.0))
+    other.close()
+    fresh.close()

@@ -25,8 +25,12 @@ def cli() -> None:
     """Long texts through GGUF models in a KV cache of fixed size, whose old slots are merged (AsymKV)."""
 
 
-cli.add_command(run)
-cli.add_command(demo)
+for command in (run, demo):
+    for parameter in command.params:
+        # named as the flag is, which people know, not as the Python parameter
+        flag = max(parameter.opts, key=len)
+        parameter.envvar = f"ASYMKV_{command.name}_{flag.lstrip('-')}".upper().replace("-", "_")
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

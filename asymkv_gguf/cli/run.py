@@ -38,11 +38,11 @@ _EPILOG = "FILE's text comes first, then PROMPT. Without both, the text is read 
 @click.option("-sys", "--system-prompt", "system", metavar="PROMPT", help="With -st: the system prompt.")
 @click.option("-st", "--single-turn", is_flag=True, help="One turn of a chat, in the model's own chat template.")
 @click.option("-n", "--predict", "n_predict", type=click.IntRange(min=-1), default=-1, help="Tokens to write; -1: no limit.")
-@click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=0), default=0, help="Longest text; 0: as trained.")
+@click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(0, 2**31 - 256), default=0, help="Longest text; 0: as trained.")
 @click.option("-b", "--batch-size", "n_batch", type=click.IntRange(min=1), help="Tokens read at once.")
 @click.option("-ub", "--ubatch-size", "n_ubatch", type=click.IntRange(min=1), help="Tokens computed at once.")
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option("-tb", "--threads-batch", "n_threads_batch", type=click.IntRange(min=1), help="While reading; as -t.")
+@click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help="CPU threads.")
+@click.option("-tb", "--threads-batch", "n_threads_batch", type=click.IntRange(1, 512), help="While reading; as -t.")
 @click.option("-ngl", "--gpu-layers", "n_gpu_layers", type=int, default=0, help="Layers on the GPU; -1: all.")
 @click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), default="auto", help="Flash attention.")
 @click.option("-ctk", "--cache-type-k", "type_k", type=click.Choice(list(_KV_TYPES)), default="f16", help="Keys.")
@@ -137,10 +137,12 @@ def _pieces(llm: Llama, text: str, options: dict[str, Any]) -> Iterator[tuple[st
 
 def _stream(llm: Llama, text: str, options: dict[str, Any]) -> Iterator[Any]:
     n_predict = options.pop("n_predict")
+    system, single_turn = options.pop("system"), options.pop("single_turn")
     if n_predict == 0:  # read only; llama_cpp would take 0 for "no limit"
+        if single_turn:
+            raise click.UsageError("-n 0 writes nothing, so there is no turn to take; leave out -st, or give -n 1 or more")
         llm.eval(llm.tokenize(text.encode(), special=True))
         return iter(())
-    system, single_turn = options.pop("system"), options.pop("single_turn")
     seed = options.pop("seed")
     common = {**options, "max_tokens": n_predict if n_predict > 0 else None, "stream": True}
     if seed >= 0:
@@ -161,7 +163,10 @@ def read_text(file: str | None, prompt: str | None) -> str:
         file = "-"
     parts = []
     if file == "-":
-        parts.append(sys.stdin.read())
+        try:
+            parts.append(sys.stdin.buffer.read().decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input is not UTF-8 text (byte {error.start}); convert it first") from error
     elif file is not None:
         try:
             parts.append(Path(file).read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ static int with_cache(llama_context * ctx, F f) {
     try {
         auto * cache = find_cache(ctx);
         if (!cache) {
-            return llama_asymkv_fail(ASYMKV_ERR_NO_CACHE, "this context has no merged cache: call asymkv_set_next() before making it");
+            return llama_asymkv_fail(ASYMKV_ERR_NO_CACHE, "this context has no merged cache: ask for it when making the context (asymkv=True in Python, asymkv_set_next() in C)");
         }
         return f(*cache);
     } catch (const std::exception & err) {
