@@ -132,7 +132,7 @@ class AsymKVConfig:
         if self.budget < least:
             raise ValueError(
                 f"budget {self.budget} is too small for {self.sinks} sinks, {self.recent} recent tokens and batches "
-                f"of {n_batch}; raise it to {least} or more, or lower n_batch (it is {self.default_batch()} by default)"
+                f"of {n_batch}; raise it to {least} or more, or lower n_batch (-b; it is {self.default_batch()} by default)"
             )
 
     def room(self, n_batch: int) -> int:

@@ -336,8 +336,7 @@ void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, c
     }
 }
 
-void llama_kv_cache_asym::write_layer(const asym_layer & layer, const layer_work & work, uint32_t n_keep) const {
-    GGML_UNUSED(n_keep);
+void llama_kv_cache_asym::write_layer(const asym_layer & layer, const layer_work & work) const {
     ggml_backend_tensor_set(layers[layer.ikv].k, work.k.data(), 0, work.k.size());
     ggml_backend_tensor_set(layers[layer.ikv].v, work.v.data(), 0, work.v.size());
 }
@@ -435,7 +434,7 @@ int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
                 compress_layer(asym_layers[il], il, cells, n_keep, work);
 
                 written = true;
-                write_layer(asym_layers[il], work, n_keep);
+                write_layer(asym_layers[il], work);
                 tables[il] = std::move(work.tables);
 
                 std::lock_guard<std::mutex> lock(mutex);

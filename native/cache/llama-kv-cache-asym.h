@@ -205,7 +205,7 @@ private:
     void fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const;
 
     void compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, layer_work & work) const;
-    void write_layer(const asym_layer & layer, const layer_work & work, uint32_t n_keep) const;
+    void write_layer(const asym_layer & layer, const layer_work & work) const;
     void relabel_cells(const std::vector<uint32_t> & cells, uint32_t n_keep);
 };
 
