@@ -16,10 +16,28 @@ if (NOT DEFINED GGML_CUDA_GRAPHS)
     set(GGML_CUDA_GRAPHS_DEFAULT ON)
 endif()
 
+if (APPLE)
+    include(MetalKernels)
+    asymkv_metal_kernels("${CMAKE_CURRENT_SOURCE_DIR}" "${ASYMKV_LLAMA_DIR}/ggml/src/ggml-metal/kernels/asymkv.metal")
+endif()
+
 # excluded from `all`: what libllama needs is built, and upstream's own install rules stay out of the wheel
 add_subdirectory("${ASYMKV_LLAMA_DIR}/ggml" ggml EXCLUDE_FROM_ALL)
 
 set(ASYMKV_GGML_TARGETS ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
+
+# what the patches add to ggml lives outside of its tree: headers for all, and sources for each backend that is built,
+# native/ggml/cpu for ggml-cpu and so on
+foreach (NAME ggml-base ${GGML_AVAILABLE_BACKENDS})
+    target_include_directories(${NAME} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/native/ggml")
+    string(REGEX REPLACE "^ggml-([a-z]*).*" "${CMAKE_CURRENT_SOURCE_DIR}/native/ggml/\\1" ASYMKV_KERNELS ${NAME})
+    if (IS_DIRECTORY "${ASYMKV_KERNELS}")
+        file(GLOB ASYMKV_KERNEL_SOURCES CONFIGURE_DEPENDS
+            "${ASYMKV_KERNELS}/*.c" "${ASYMKV_KERNELS}/*.cpp" "${ASYMKV_KERNELS}/*.cu" "${ASYMKV_KERNELS}/*.m")
+        target_include_directories(${NAME} PRIVATE "${ASYMKV_KERNELS}")
+        target_sources(${NAME} PRIVATE ${ASYMKV_KERNEL_SOURCES})
+    endif()
+endforeach()
 foreach (NAME ${ASYMKV_GGML_TARGETS})
     set_target_properties(${NAME} PROPERTIES PUBLIC_HEADER "")
     get_target_property(ASYMKV_SOVERSION ${NAME} SOVERSION)

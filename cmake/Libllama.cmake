@@ -6,12 +6,14 @@ set(CMAKE_CXX_VISIBILITY_PRESET default)
 # the patch to upstream's src/CMakeLists.txt adds these to libllama
 file(GLOB ASYMKV_SOURCES CONFIGURE_DEPENDS
     "${CMAKE_CURRENT_SOURCE_DIR}/native/plan/*.cpp"
+    "${CMAKE_CURRENT_SOURCE_DIR}/native/plan/scores/*.cpp"
     "${CMAKE_CURRENT_SOURCE_DIR}/native/cache/*.cpp"
 )
 set(ASYMKV_INCLUDE_DIRS
     "${CMAKE_CURRENT_SOURCE_DIR}/native/include"
     "${CMAKE_CURRENT_SOURCE_DIR}/native/plan"
     "${CMAKE_CURRENT_SOURCE_DIR}/native/cache"
+    "${CMAKE_CURRENT_SOURCE_DIR}/native/ggml"
 )
 
 # what upstream's src/CMakeLists.txt expects of the directory above it
@@ -27,6 +29,9 @@ function(llama_add_compile_flags) # warnings and sanitizers, all optional
 endfunction()
 
 add_subdirectory("${ASYMKV_LLAMA_DIR}/src" llama)
+
+include(Kernels)
+asymkv_kernel_options("${CMAKE_CURRENT_SOURCE_DIR}/native" llama)
 
 # one file named libllama.so (the name that llama_cpp loads) with upstream's soname (the name that libmtmd asks for);
 # a wheel holds no links

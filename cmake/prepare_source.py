@@ -27,7 +27,8 @@ SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 ARCHIVE = f"llama_cpp_python-{VERSION}.tar.gz"
 
 VENDORED = PurePosixPath("vendor/llama.cpp")
-NEEDED = ("src", "include", "ggml", "CMakeLists.txt", "LICENSE")  # of llama.cpp
+# of llama.cpp; of its tests, the one that gets cases of ours (BackendOps.cmake)
+NEEDED = ("src", "include", "ggml", "tests/test-backend-ops.cpp", "CMakeLists.txt", "LICENSE")
 BINDING_LICENSE = "LICENSE.md"  # of llama-cpp-python
 
 
@@ -89,19 +90,25 @@ def read_series(patches: Path) -> list[str]:
 
 
 def download(work: Path) -> Path:
-    """The source archive of the pinned version, through pip (and so through its mirrors, proxies and cache)."""
+    """The source archive of the pinned version."""
     archive = work / ARCHIVE
     if archive.is_file() and sha256_of(archive) == SHA256:
         return archive
+    return pip_download(VERSION, work)
+
+
+def pip_download(version: str, work: Path) -> Path:
+    """A version's source archive, through pip (and so through its mirrors, proxies and cache)."""
+    archive = work / f"llama_cpp_python-{version}.tar.gz"
     command = [
         sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps",
-        "--no-binary", PACKAGE, "--dest", str(work), f"{PACKAGE}=={VERSION}",
+        "--no-binary", PACKAGE, "--dest", str(work), f"{PACKAGE}=={version}",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0 or not archive.is_file():
         reason = (result.stderr.strip() or "no archive arrived").splitlines()[-1]
         raise SourceError(
-            f"pip could not download the source of {PACKAGE} {VERSION} ({reason}); "
+            f"pip could not download the source of {PACKAGE} {version} ({reason}); "
             f"set ASYMKV_LLAMA_SOURCE to its .tar.gz or unpacked directory to build without a network"
         )
     return archive
@@ -140,7 +147,7 @@ def wanted(path: PurePosixPath) -> PurePosixPath | None:
     if VENDORED not in path.parents:
         return None
     inside = path.relative_to(VENDORED)
-    return inside if inside.parts[0] in NEEDED else None
+    return inside if any(inside.is_relative_to(name) for name in NEEDED) else None
 
 
 def copy_tree(origin: Path, target: Path) -> None:
@@ -156,6 +163,7 @@ def copy_tree(origin: Path, target: Path) -> None:
         if (root / name).is_dir():
             shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns(".git"))
         else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
     for directory in (origin, *origin.parents[:2]):
         if (directory / BINDING_LICENSE).is_file():

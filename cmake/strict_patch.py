@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HEADER = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
 class PatchError(Exception):
@@ -18,19 +18,20 @@ class PatchError(Exception):
 
 
 @dataclass
-class _Hunk:
+class Hunk:
     start: int  # first line in the old file, from 1; 0 for a new file
     n_old: int
     n_new: int
+    header: int  # its @@ line in the patch, from 0
     old: list[bytes] = field(default_factory=list)
     new: list[bytes] = field(default_factory=list)
 
 
 @dataclass
-class _FileChange:
+class FileChange:
     old: str | None  # None: a new file
     new: str | None  # None: a removed file
-    hunks: list[_Hunk] = field(default_factory=list)
+    hunks: list[Hunk] = field(default_factory=list)
 
 
 def apply_patch(patch: bytes, root: Path) -> list[str]:
@@ -38,7 +39,7 @@ def apply_patch(patch: bytes, root: Path) -> list[str]:
 
     Raises PatchError before anything is written if any hunk of any file does not fit.
     """
-    changes = _parse(patch)
+    changes = parse_patch(patch)
     if not changes:
         raise PatchError("holds no change")
     results: dict[str, bytes | None] = {}
@@ -71,7 +72,7 @@ def apply_patch(patch: bytes, root: Path) -> list[str]:
     return list(results)
 
 
-def _changed(lines: list[bytes], change: _FileChange, name: str) -> list[bytes]:
+def _changed(lines: list[bytes], change: FileChange, name: str) -> list[bytes]:
     out: list[bytes] = []
     at = 0
     for hunk in change.hunks:
@@ -88,17 +89,17 @@ def _changed(lines: list[bytes], change: _FileChange, name: str) -> list[bytes]:
     return out + lines[at:]
 
 
-def _parse(patch: bytes) -> list[_FileChange]:
-    changes: list[_FileChange] = []
+def parse_patch(patch: bytes) -> list[FileChange]:
+    changes: list[FileChange] = []
     lines = patch.splitlines(keepends=True)
     i = 0
     while i < len(lines):
         if lines[i].startswith(b"--- ") and i + 1 < len(lines) and lines[i + 1].startswith(b"+++ "):
-            changes.append(_FileChange(_path(lines[i]), _path(lines[i + 1])))
+            changes.append(FileChange(_path(lines[i]), _path(lines[i + 1])))
             i += 2
-        elif changes and (match := _HUNK.match(lines[i])):
+        elif changes and (match := _HEADER.match(lines[i])):
             start, n_old, _, n_new = (int(group) if group is not None else 1 for group in match.groups())
-            hunk = _Hunk(start, n_old, n_new)
+            hunk = Hunk(start, n_old, n_new, i)
             i = _read_hunk(lines, i + 1, hunk)
             changes[-1].hunks.append(hunk)
         else:
@@ -106,7 +107,7 @@ def _parse(patch: bytes) -> list[_FileChange]:
     return changes
 
 
-def _read_hunk(lines: list[bytes], i: int, hunk: _Hunk) -> int:
+def _read_hunk(lines: list[bytes], i: int, hunk: Hunk) -> int:
     last: list[list[bytes]] = []
     while i < len(lines):
         complete = len(hunk.old) == hunk.n_old and len(hunk.new) == hunk.n_new

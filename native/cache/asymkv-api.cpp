@@ -1,8 +1,11 @@
 #include "asymkv.h"
 
+#include "llama-arch.h"
 #include "llama-asymkv-model.h"
+#include "llama-asymkv-native.h"
 #include "llama-asymkv-next.h"
 #include "llama-context.h"
+#include "llama-impl.h"
 #include "llama-kv-cache-asym.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-memory-hybrid.h"
@@ -12,6 +15,7 @@
 #include "asymkv-params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <stdexcept>
 
@@ -34,12 +38,7 @@ int llama_asymkv_fail(int status, const std::string & sentence) {
     return status;
 }
 
-static llama_kv_cache_asym * find_cache(llama_context * ctx) {
-    if (!ctx) {
-        return nullptr;
-    }
-    llama_memory_i * memory = llama_get_memory(ctx);
-
+static llama_kv_cache_asym * find_cache(llama_memory_i * memory) {
     if (auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory)) {
         memory = hybrid->get_mem_attn();
     } else if (auto * hybrid_iswa = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
@@ -51,18 +50,55 @@ static llama_kv_cache_asym * find_cache(llama_context * ctx) {
     return dynamic_cast<llama_kv_cache_asym *>(memory);
 }
 
-// runs f(cache) and returns its status
+uint32_t llama_asymkv_n_nodes(llama_memory_i * memory) {
+    const auto * cache = find_cache(memory);
+
+    return cache ? cache->n_nodes() : 0;
+}
+
+bool llama_asymkv_refuses(llama_memory_i * memory, const char * what) {
+    if (!find_cache(memory)) {
+        return false;
+    }
+    const std::string sentence = std::string("a merged cache holds one sequence, number 0, and cannot ") + what;
+
+    llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, sentence);
+    LLAMA_LOG_WARN("asymkv: %s\n", sentence.c_str());
+    return true;
+}
+
+// even the sentence about memory that ran out needs some
+static int fail_what(int status, const std::exception & err) noexcept {
+    try {
+        last_error = err.what();
+    } catch (const std::exception &) {
+        last_error.clear();
+    }
+    return status;
+}
+
+// runs f() and returns its status: no exception leaves the C API
+template <typename F>
+static int guarded(F f) {
+    try {
+        return f();
+    } catch (const std::invalid_argument & err) {
+        return fail_what(ASYMKV_ERR_PARAMS, err);
+    } catch (const std::exception & err) {
+        return fail_what(ASYMKV_ERR_FAILED, err);
+    }
+}
+
+// the same of f(cache)
 template <typename F>
 static int with_cache(llama_context * ctx, F f) {
-    try {
-        auto * cache = find_cache(ctx);
+    return guarded([&]() -> int {
+        auto * cache = ctx ? find_cache(llama_get_memory(ctx)) : nullptr;
         if (!cache) {
             return llama_asymkv_fail(ASYMKV_ERR_NO_CACHE, "this context has no merged cache: ask for it when making the context (asymkv=True in Python, asymkv_set_next() in C)");
         }
         return f(*cache);
-    } catch (const std::exception & err) {
-        return llama_asymkv_fail(ASYMKV_ERR_FAILED, err.what());
-    }
+    });
 }
 
 static int check_group_index(const llama_kv_cache_asym & cache, uint32_t layer, uint32_t group) {
@@ -81,7 +117,9 @@ static bool has_size(const T * value) {
 }
 
 static int fail_size(const char * name) {
-    return llama_asymkv_fail(ASYMKV_ERR_PARAMS, std::string(name) + " is null or has another size than this library's: header and library are of different versions");
+    return guarded([&] {
+        return llama_asymkv_fail(ASYMKV_ERR_PARAMS, std::string(name) + " is null or has another size than this library's: header and library are of different versions");
+    });
 }
 
 const char * asymkv_last_error(void) {
@@ -109,24 +147,32 @@ void asymkv_params_init(struct asymkv_params * params) {
 }
 
 int asymkv_params_check(const struct asymkv_params * params) {
-    if (!params) {
-        return fail_size("asymkv_params");
-    }
-    const std::string problem = asymkv::params_problem(*params);
+    return guarded([&]() -> int {
+        if (!params) {
+            return fail_size("asymkv_params");
+        }
+        const std::string problem = asymkv::params_problem(*params);
 
-    return problem.empty() ? ASYMKV_OK : llama_asymkv_fail(ASYMKV_ERR_PARAMS, problem);
+        return problem.empty() ? ASYMKV_OK : llama_asymkv_fail(ASYMKV_ERR_PARAMS, problem);
+    });
 }
 
 int asymkv_model_check(const struct llama_model * model, const struct asymkv_params * params) {
-    if (!model) {
-        return llama_asymkv_fail(ASYMKV_ERR_PARAMS, "there is no model to check");
-    }
-    if (const int status = asymkv_params_check(params)) {
-        return status;
-    }
-    const std::string problem = llama_asymkv_model_problem(*model, *params);
+    return guarded([&]() -> int {
+        if (!model) {
+            return llama_asymkv_fail(ASYMKV_ERR_PARAMS, "there is no model to check");
+        }
+        if (const int status = asymkv_params_check(params)) {
+            return status;
+        }
+        const std::string problem = llama_asymkv_model_problem(*model);
 
-    return problem.empty() ? ASYMKV_OK : llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, problem);
+        return problem.empty() ? ASYMKV_OK : llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, problem);
+    });
+}
+
+const char * asymkv_architecture(uint32_t i) {
+    return i < (uint32_t) LLM_ARCH_UNKNOWN ? llm_arch_name((llm_arch) i) : nullptr;
 }
 
 int asymkv_set_next(const struct asymkv_params * params) {
@@ -217,6 +263,9 @@ int asymkv_read_group(struct llama_context * ctx, uint32_t layer, uint32_t group
             }
         };
         const std::vector<float> freqs(arrays.group.rope_freqs, arrays.group.rope_freqs + arrays.group.n_rot/2);
+        if (arrays.sink_logits.empty()) { // e^-infinity adds nothing
+            arrays.sink_logits.assign((size_t) arrays.group.n_heads*arrays.group.n_queries, -INFINITY);
+        }
 
         fill(out->keys,            buffers.keys,            arrays.keys);
         fill(out->values,          buffers.values,          arrays.values);
@@ -226,23 +275,41 @@ int asymkv_read_group(struct llama_context * ctx, uint32_t layer, uint32_t group
         fill(out->cardinalities,   buffers.cardinalities,   arrays.cardinalities);
         fill(out->scores,          buffers.scores,          arrays.scores);
         fill(out->is_protected,    buffers.is_protected,    arrays.is_protected);
+        fill(out->is_expired,      buffers.is_expired,      arrays.is_expired);
         fill(out->rope_freqs,      buffers.rope_freqs,      freqs);
+        fill(out->sink_logits,     buffers.sink_logits,     arrays.sink_logits);
 
         return ASYMKV_OK;
     });
 }
 
+uint32_t asymkv_native_ops(void) {
+    std::vector<ggml_backend_dev_t> devs;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        devs.push_back(ggml_backend_dev_get(i));
+    }
+    return llama_asymkv_dev_ops(devs);
+}
+
+int asymkv_check(struct llama_context * ctx) {
+    return with_cache(ctx, [&](llama_kv_cache_asym & cache) -> int {
+        ctx->synchronize();
+        const std::string problem = cache.problem(true);
+        return problem.empty() ? ASYMKV_OK : llama_asymkv_fail(ASYMKV_ERR_FAILED, "an invariant of the merged cache does not hold: " + problem);
+    });
+}
+
 int asymkv_compress_group(const struct asymkv_params * params, const struct asymkv_group * group, uint32_t n_keep, struct asymkv_result * result) {
-    if (const int status = asymkv_params_check(params)) {
-        return status;
-    }
-    if (!has_size(group)) {
-        return fail_size("asymkv_group");
-    }
-    if (!has_size(result)) {
-        return fail_size("asymkv_result");
-    }
-    try {
+    return guarded([&]() -> int {
+        if (const int status = asymkv_params_check(params)) {
+            return status;
+        }
+        if (!has_size(group)) {
+            return fail_size("asymkv_group");
+        }
+        if (!has_size(result)) {
+            return fail_size("asymkv_result");
+        }
         const std::string problem = asymkv::group_problem(*group);
         if (!problem.empty()) {
             return llama_asymkv_fail(ASYMKV_ERR_PARAMS, problem);
@@ -252,7 +319,7 @@ int asymkv_compress_group(const struct asymkv_params * params, const struct asym
         asymkv::compress_group(*params, *group, n_keep, comp);
 
         const auto & plan  = comp.plan;
-        const auto & state = *comp.state;
+        const auto & state = comp.state;
 
         result->n_ops       = (uint32_t) plan.ops.size();
         result->n_merges    = plan.n_merges;
@@ -284,9 +351,5 @@ int asymkv_compress_group(const struct asymkv_params * params, const struct asym
             if (result->scores)        { result->scores[s]        = (float) state.scores[i]; }
         }
         return ASYMKV_OK;
-    } catch (const std::invalid_argument & err) {
-        return llama_asymkv_fail(ASYMKV_ERR_PARAMS, err.what());
-    } catch (const std::exception & err) {
-        return llama_asymkv_fail(ASYMKV_ERR_FAILED, err.what());
-    }
+    });
 }

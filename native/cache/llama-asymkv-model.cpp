@@ -5,7 +5,9 @@
 
 #include "asymkv-params.h"
 
-std::string llama_asymkv_model_problem(const llama_model & model, const asymkv_params & params) {
+static const char * AT_ONCE = "it is an encoder or diffusion model and reads its text at once, without a cache that grows";
+
+std::string llama_asymkv_model_problem(const llama_model & model) {
     const auto & hparams = model.hparams;
 
     const std::string arch = llm_arch_name(model.arch);
@@ -15,7 +17,7 @@ std::string llama_asymkv_model_problem(const llama_model & model, const asymkv_p
         return "the model was loaded without weights (vocab_only), so there is nothing to cache";
     }
     if (!hparams.causal_attn || llm_arch_is_diffusion(model.arch)) {
-        return because("it is an encoder or diffusion model and reads its text at once, without a cache that grows");
+        return because(AT_ONCE);
     }
     if (llm_arch_is_recurrent(model.arch)) {
         return because("it is recurrent, and its state does not grow");
@@ -37,6 +39,18 @@ std::string llama_asymkv_model_problem(const llama_model & model, const asymkv_p
     }
 
     switch (model.arch) {
+        case LLM_ARCH_BERT:
+        case LLM_ARCH_EUROBERT:
+        case LLM_ARCH_GEMMA_EMBEDDING:
+        case LLM_ARCH_JINA_BERT_V2:
+        case LLM_ARCH_JINA_BERT_V3:
+        case LLM_ARCH_LLAMA_EMBED:
+        case LLM_ARCH_MODERN_BERT:
+        case LLM_ARCH_NEO_BERT:
+        case LLM_ARCH_NOMIC_BERT:
+        case LLM_ARCH_NOMIC_BERT_MOE:
+        case LLM_ARCH_WAVTOKENIZER_DEC:
+            return because(AT_ONCE); // also where the file does not say that it is not causal
         case LLM_ARCH_T5:
         case LLM_ARCH_T5ENCODER:
             return because("its attention adds a bias by relative position");
@@ -51,16 +65,10 @@ std::string llama_asymkv_model_problem(const llama_model & model, const asymkv_p
         case LLM_ARCH_GEMMA4_ASSISTANT:
         case LLM_ARCH_DFLASH:
             return because("it reads another model's cache");
+        case LLM_ARCH_EAGLE3:
+            return because("it drafts for another model, from what that model computes");
         default:
             break;
-    }
-
-    if (params.per_head) {
-        for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-            if (il < model.layers.size() && model.layers[il].attn_sinks) {
-                return because("it has attention sinks, which need one plan per layer: set per_head to false");
-            }
-        }
     }
 
     return "";

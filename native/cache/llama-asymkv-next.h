@@ -12,4 +12,12 @@ const asymkv_params * llama_asymkv_next();
 // taken: by the cache that was made from it
 void llama_asymkv_next_clear();
 
+class llama_memory_i;
+
+// whether a part of this memory is a merged cache, which cannot do that; says so
+bool llama_asymkv_refuses(llama_memory_i * memory, const char * what);
+
+// nodes that a merged cache in this memory may add to a graph, beyond the few that every graph has room for
+uint32_t llama_asymkv_n_nodes(llama_memory_i * memory);
+
 int llama_asymkv_fail(int status, const std::string & sentence);

@@ -6,13 +6,14 @@
 #include "llama-model.h"
 
 #include "asymkv-compress.h"
-#include "asymkv-score.h"
+#include "asymkv-kernels.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 
 // the part of llama_kv_cache_asym that compresses: cache -> statistics -> plan -> merged rows -> cache
@@ -25,6 +26,8 @@ namespace {
 void rows_to_float(ggml_type type, const uint8_t * src, float * dst, int64_t n) {
     if (type == GGML_TYPE_F32) {
         memcpy(dst, src, n*sizeof(float));
+    } else if (type == GGML_TYPE_F16) {
+        asymkv::kernels().half_to_float((const uint16_t *) src, dst, n);
     } else {
         ggml_get_type_traits(type)->to_float(src, dst, n);
     }
@@ -74,6 +77,18 @@ struct llama_kv_cache_asym::layer_work {
     uint64_t t_observe_us = 0;
     uint64_t t_plan_us    = 0;
     uint64_t t_merge_us   = 0;
+
+    bool moved = false;
+};
+
+// made once per compression and thread: taking this memory from the system for every layer would cost more than planning
+struct llama_kv_cache_asym::worker_scratch {
+    layer_bytes               bytes;
+    group_arrays              arrays;
+    asymkv::group_compression comp;
+    std::vector<asymkv_slot>  slots;
+    std::vector<uint8_t>      column;
+    layer_work                work;
 };
 
 uint32_t llama_kv_cache_asym::k_hadamard() const {
@@ -107,8 +122,18 @@ void llama_kv_cache_asym::read_layer(const asym_layer & layer, layer_bytes & byt
 
     if (layer.q_ring) {
         bytes.ring.resize(ggml_nelements(layer.q_ring));
-        ggml_backend_tensor_get(layer.q_ring, bytes.ring.data(), 0, ggml_nbytes(layer.q_ring));
+        const uint8_t * ring = read(layer.q_ring, ggml_nbytes(layer.q_ring), bytes.q);
+        rows_to_float(layer.q_ring->type, ring, bytes.ring.data(), bytes.ring.size());
     }
+    bytes.sinks = read_sinks(layer);
+}
+
+std::vector<float> llama_kv_cache_asym::read_sinks(const asym_layer & layer) const {
+    std::vector<float> sinks(layer.sinks ? layer.n_head : 0);
+    if (layer.sinks) {
+        ggml_backend_tensor_get(layer.sinks, sinks.data(), 0, sinks.size()*sizeof(float));
+    }
+    return sinks;
 }
 
 void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const {
@@ -130,6 +155,7 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
     out.cardinalities.resize(n);
     out.scores       .resize(n);
     out.is_protected .assign(n, 0);
+    out.is_expired   .resize(n);
 
     const size_t v_size_el = ggml_type_size(v->type); // of a transposed cache, which is never quantized
     std::vector<uint8_t> column;
@@ -140,6 +166,7 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
         out.positions    [i] = slot.position;
         out.cardinalities[i] = slot.cardinality;
         out.scores       [i] = slot.score;
+        out.is_expired   [i] = is_expired(slot);
 
         float * ki = out.keys  .data() + (size_t) i*nh*dk;
         float * vi = out.values.data() + (size_t) i*nh*dv;
@@ -160,12 +187,10 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
         }
     }
 
-    for (uint32_t i = 0; i < std::min(n, params.sinks); ++i) {
-        out.is_protected[i] = 1;
-    }
-    for (uint32_t i = n > params.recent ? n - params.recent : 0; i < n; ++i) {
-        out.is_protected[i] = 1;
-    }
+    const auto [n_sinks, n_recent] = exact_ends(cells);
+
+    std::fill_n(out.is_protected.begin(),  n_sinks,  1);
+    std::fill_n(out.is_protected.rbegin(), n_recent, 1);
 
     // observed queries, oldest first
     std::vector<uint32_t> rows;
@@ -180,6 +205,7 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
 
     out.queries.resize((size_t) nh*nq*dk);
     out.query_positions.resize(nq);
+    out.sink_logits.resize(bytes.sinks.empty() ? 0 : (size_t) nh*nq);
 
     for (uint32_t h = 0; h < nh; ++h) {
         for (uint32_t t = 0; t < rows.size(); ++t) {
@@ -194,6 +220,9 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
                     hadamard(dst, dk, n_block);
                 }
                 out.query_positions[r] = ring_pos[rows[t]];
+                if (!bytes.sinks.empty()) {
+                    out.sink_logits[(size_t) h*nq + r] = bytes.sinks[(h0 + h)*n_gqa + g];
+                }
             }
         }
     }
@@ -218,6 +247,8 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
     g.scores          = out.scores.data();
     g.is_protected    = out.is_protected.data();
     g.rope_freqs      = layer.rope.freqs.data();
+    g.is_expired      = out.is_expired.data();
+    g.sink_logits     = out.sink_logits.empty() ? nullptr : out.sink_logits.data();
 }
 
 void llama_kv_cache_asym::read_group(llama_context * lctx, uint32_t layer, uint32_t group, group_arrays & out) const {
@@ -228,7 +259,7 @@ void llama_kv_cache_asym::read_group(llama_context * lctx, uint32_t layer, uint3
     fill_group(asym_layers[layer], group, bytes, sorted_cells(), out);
 }
 
-void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, layer_work & work) const {
+void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, worker_scratch & scratch) const {
     const auto * k = layers[layer.ikv].k;
     const auto * v = layers[layer.ikv].v;
 
@@ -240,8 +271,12 @@ void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, c
     const size_t k_size     = ggml_row_size(k->type, (int64_t) nh*layer.head_k); // of one group
     const size_t v_size     = ggml_row_size(v->type, (int64_t) nh*layer.head_v);
 
-    layer_bytes bytes;
+    auto & [bytes, arrays, comp, slots, column, work] = scratch;
+
     read_layer(layer, bytes);
+
+    work.n_merges = work.n_evictions = work.t_observe_us = work.t_plan_us = work.t_merge_us = 0;
+    work.moved = false;
 
     work.k.resize((size_t) n_keep*k_row);
     if (v_trans) {
@@ -253,29 +288,27 @@ void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, c
 
     const uint32_t n_block = k_hadamard();
 
-    group_arrays              arrays;
-    asymkv::group_compression comp;
-    std::vector<uint8_t>      column;
-
     for (uint32_t ig = 0; ig < layer.tables.size(); ++ig) {
         fill_group(layer, ig, bytes, cells, arrays);
 
         asymkv_params params_group = params;
+        params_group.room = get_size() - n_keep;
         params_group.seed = mix_seed(params.seed, counters.n_compressions, i_layer, ig);
 
         asymkv::compress_group(params_group, arrays.group, n_keep, comp);
 
         work.n_merges     += comp.plan.n_merges;
         work.n_evictions  += comp.plan.n_evictions;
+        work.moved         = work.moved || comp.moved;
         work.t_observe_us += comp.t_observe_us;
         work.t_plan_us    += comp.t_plan_us;
 
         const int64_t t_merge = ggml_time_us();
 
-        auto & state = *comp.state;
+        auto & state = comp.state;
 
         // positions covered by each slot
-        std::vector<asymkv_slot> slots(cells.size());
+        slots.resize(cells.size());
         for (uint32_t i = 0; i < cells.size(); ++i) {
             slots[i] = slot_at(layer.tables[ig], cells[i]);
         }
@@ -341,12 +374,39 @@ void llama_kv_cache_asym::write_layer(const asym_layer & layer, const layer_work
     ggml_backend_tensor_set(layers[layer.ikv].v, work.v.data(), 0, work.v.size());
 }
 
+bool llama_kv_cache_asym::is_expired(const asymkv_slot & slot) const {
+    return params.horizon > 0 && v_cells[0].seq_pos_max(0) - slot.last > (int64_t) params.horizon;
+}
+
+// a cut may have left fewer recent tokens than are protected, and a restored state may have had fewer sinks: what was merged
+// stays in the middle
+std::pair<uint32_t, uint32_t> llama_kv_cache_asym::exact_ends(const std::vector<uint32_t> & order) const {
+    const auto & cells = v_cells[0];
+
+    const uint32_t n = order.size();
+
+    uint32_t n_sinks  = std::min(n, params.sinks);
+    uint32_t n_recent = std::min(n - n_sinks, params.recent);
+
+    if (is_merged()) {
+        while (n_sinks > 0 && cells.pos_get(order[n_sinks - 1]) >= middle_pos0) {
+            n_sinks--;
+        }
+        while (n_recent > 0 && cells.pos_get(order[n - n_recent]) <= middle_pos1) {
+            n_recent--;
+        }
+    }
+    return { n_sinks, n_recent };
+}
+
 // the shared view of the slots: sinks and recent window as they are, merged slots under ascending labels that no later
 // query can be masked from
 void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uint32_t n_keep) {
     auto & cells = v_cells[0];
 
-    const uint32_t n_middle_new = n_keep - params.sinks - params.recent;
+    const auto [n_sinks, n_recent] = exact_ends(order);
+
+    const uint32_t n_middle_new = n_keep - n_sinks - n_recent;
 
     struct label {
         llama_pos         pos;
@@ -355,22 +415,21 @@ void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uin
     std::vector<label> labels;
     labels.reserve(n_keep);
 
-    llama_pos pos0 = cells.pos_get(order[params.sinks]);
-    llama_pos pos1 = cells.pos_get(order[order.size() - params.recent - 1]);
+    llama_pos pos0 = cells.pos_get(order[n_sinks]);
+    llama_pos pos1 = cells.pos_get(order[order.size() - n_recent - 1]);
 
-    // what was merged stays in the middle, also where a restored state had fewer sinks
     if (is_merged()) {
         pos0 = std::min(pos0, middle_pos0);
         pos1 = std::max(pos1, middle_pos1);
     }
 
     for (uint32_t s = 0; s < n_keep; ++s) {
-        if (s < params.sinks) {
+        if (s < n_sinks) {
             labels.push_back({ cells.pos_get(order[s]), cells.ext_get(order[s]) });
-        } else if (s < params.sinks + n_middle_new) {
+        } else if (s < n_sinks + n_middle_new) {
             // the last one tells where the text goes on when all of the recent window is taken back
-            const bool is_last = s + 1 == params.sinks + n_middle_new;
-            labels.push_back({ is_last ? pos1 : std::min(pos1, pos0 + (llama_pos) (s - params.sinks)), {} });
+            const bool is_last = s + 1 == n_sinks + n_middle_new;
+            labels.push_back({ is_last ? pos1 : std::min(pos1, pos0 + (llama_pos) (s - n_sinks)), {} });
         } else {
             const uint32_t i = order[order.size() - (n_keep - s)];
             labels.push_back({ cells.pos_get(i), cells.ext_get(i) });
@@ -390,9 +449,73 @@ void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uin
 
     n_packed        = n_keep;
     n_middle        = n_middle_new;
-    n_middle_tokens = n_tokens_all - params.sinks - params.recent;
+    n_middle_tokens = n_tokens_all - n_sinks - n_recent;
     middle_pos0     = pos0;
     middle_pos1     = pos1;
+}
+
+void llama_kv_cache_asym::compress_on_host(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written) {
+    const int n_layers  = (int) std::count_if(tables.begin(), tables.end(), [](const auto & of_layer) { return of_layer.empty(); });
+    const int n_threads = std::min(lctx->n_threads_batch() > 0 ? (int) lctx->n_threads_batch() : 1, n_layers);
+    if (n_layers == 0) {
+        return;
+    }
+
+    std::atomic<uint32_t> next_layer { 0 };
+    std::atomic<bool>     written    { is_written };
+    std::atomic<bool>     failed     { false };
+    std::string           error;
+    std::mutex            mutex; // of error and counters
+
+    const auto work_on_layers = [&]() {
+        worker_scratch scratch;
+        for (uint32_t il = next_layer++; il < asym_layers.size() && !failed; il = next_layer++) {
+            if (!tables[il].empty()) {
+                continue;
+            }
+            try {
+                auto & work = scratch.work;
+                compress_layer(asym_layers[il], il, cells, n_keep, scratch);
+
+                written = true;
+                write_layer(asym_layers[il], work);
+                tables[il] = std::move(work.tables);
+
+                std::lock_guard<std::mutex> lock(mutex);
+                counters.n_merges     += work.n_merges;
+                counters.n_evictions  += work.n_evictions;
+                counters.t_observe_us += work.t_observe_us;
+                counters.t_plan_us    += work.t_plan_us;
+                counters.t_merge_us   += work.t_merge_us;
+                moved = moved || work.moved;
+            } catch (const std::exception & err) {
+                failed = true;
+                std::lock_guard<std::mutex> lock(mutex);
+                error = err.what();
+            }
+        }
+    };
+
+    {
+        std::vector<std::thread> threads;
+        try {
+            threads.reserve(n_threads);
+            for (int t = 1; t < n_threads; ++t) {
+                threads.emplace_back(work_on_layers);
+            }
+        } catch (const std::exception &) {
+            // fewer threads then
+        }
+        work_on_layers();
+        for (auto & thread : threads) {
+            thread.join();
+        }
+    }
+
+    is_written = written;
+    if (failed) {
+        throw std::runtime_error(error);
+    }
 }
 
 int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
@@ -417,58 +540,15 @@ int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {
         }
     }
 
-    const uint32_t n_threads = std::max(1, std::min<int>(lctx->n_threads_batch(), (int) asym_layers.size()));
-
-    std::atomic<uint32_t> next_layer { 0 };
-    std::atomic<bool>     written    { false };
-    std::atomic<bool>     failed     { false };
-    std::string           error;
-    std::mutex            mutex; // of error and counters
-
     std::vector<std::vector<group_table>> tables(asym_layers.size());
 
-    const auto work_on_layers = [&]() {
-        for (uint32_t il = next_layer++; il < asym_layers.size() && !failed; il = next_layer++) {
-            try {
-                layer_work work;
-                compress_layer(asym_layers[il], il, cells, n_keep, work);
-
-                written = true;
-                write_layer(asym_layers[il], work);
-                tables[il] = std::move(work.tables);
-
-                std::lock_guard<std::mutex> lock(mutex);
-                counters.n_merges     += work.n_merges;
-                counters.n_evictions  += work.n_evictions;
-                counters.t_observe_us += work.t_observe_us;
-                counters.t_plan_us    += work.t_plan_us;
-                counters.t_merge_us   += work.t_merge_us;
-            } catch (const std::exception & err) {
-                failed = true;
-                std::lock_guard<std::mutex> lock(mutex);
-                error = err.what();
-            }
-        }
-    };
-
-    {
-        std::vector<std::thread> threads;
-        try {
-            threads.reserve(n_threads);
-            for (uint32_t t = 1; t < n_threads; ++t) {
-                threads.emplace_back(work_on_layers);
-            }
-        } catch (const std::exception &) {
-            // fewer threads then
-        }
-        work_on_layers();
-        for (auto & thread : threads) {
-            thread.join();
-        }
-    }
-
-    if (failed) {
-        if (written) {
+    bool is_written = false;
+    try {
+        compress_on_device(lctx, cells, n_keep, tables, is_written);
+        compress_on_host  (lctx, cells, n_keep, tables, is_written);
+    } catch (const std::exception & err) {
+        const std::string error = err.what();
+        if (is_written) {
             clear(true);
             return llama_asymkv_fail(ASYMKV_ERR_FAILED, "the compression failed half-way (" + error + "), and the cache was cleared");
         }

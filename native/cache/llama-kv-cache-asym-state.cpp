@@ -15,7 +15,7 @@
 namespace {
 
 constexpr uint32_t STATE_MAGIC   = 0x4B4D5341; // "ASMK"
-constexpr uint32_t STATE_VERSION = 1;
+constexpr uint32_t STATE_VERSION = 2;
 
 struct state_header {
     uint32_t magic;
@@ -32,7 +32,7 @@ struct state_text {
     uint32_t n_middle;
     int32_t  middle_pos0;
     int32_t  middle_pos1;
-    uint32_t reserved;
+    uint32_t moved;
     uint64_t n_middle_tokens;
     uint64_t n_ring;
     uint64_t n_compressions;
@@ -61,6 +61,7 @@ void llama_kv_cache_asym::state_write(llama_io_write_i & io, llama_seq_id seq_id
     text.middle_pos0     = middle_pos0;
     text.middle_pos1     = middle_pos1;
     text.n_middle_tokens = n_middle_tokens;
+    text.moved           = moved;
     text.n_ring          = n_ring;
     text.n_compressions  = counters.n_compressions;
     text.n_merges        = counters.n_merges;
@@ -153,6 +154,7 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
         middle_pos0     = text.middle_pos0;
         middle_pos1     = text.middle_pos1;
         n_ring          = text.n_ring;
+        moved           = text.moved != 0;
 
         counters.n_compressions = text.n_compressions;
         counters.n_merges       = text.n_merges;
@@ -163,6 +165,11 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
             for (const auto & layer : asym_layers) {
                 io.read_tensor(layer.q_ring, 0, ggml_nbytes(layer.q_ring));
             }
+        }
+
+        const std::string contradiction = problem(false);
+        if (!contradiction.empty()) {
+            throw std::runtime_error("the state contradicts itself: " + contradiction);
         }
 
         for (const auto & layer : asym_layers) {

@@ -1,6 +1,7 @@
 #include "llama-kv-cache-asym.h"
 
 #include "llama-asymkv-model.h"
+#include "llama-asymkv-native.h"
 #include "llama-asymkv-next.h"
 #include "llama-context.h"
 #include "llama-impl.h"
@@ -26,7 +27,7 @@ static std::string cache_problem(
              llama_memory_t   mem_other,
         const asymkv_params & params,
         const llama_memory_i::layer_filter_cb & filter) {
-    const std::string problem = llama_asymkv_model_problem(model, params);
+    const std::string problem = llama_asymkv_model_problem(model);
     if (!problem.empty()) {
         return problem;
     }
@@ -36,17 +37,28 @@ static std::string cache_problem(
     if (mem_other) {
         return "a merged cache cannot be shared between two contexts";
     }
-    if (params.per_head) {
-        for (uint32_t il = 0; il < model.hparams.n_layer(); ++il) {
-            if (!model.hparams.has_kv(il) || (filter && !filter(il))) {
-                continue;
-            }
+    if (params.span == ASYMKV_SPAN_TRAINED && model.hparams.n_ctx_train < 2*((uint64_t) params.recent + params.room)) {
+        return "compact positions need a model that was trained for " + std::to_string(2*((uint64_t) params.recent + params.room)) +
+            " tokens or more with " + std::to_string(params.recent) + " recent tokens and batches of " + std::to_string(params.room) +
+            ", this one was for " + std::to_string(model.hparams.n_ctx_train) + ": lower recent or the batch size, or keep positions original";
+    }
+    uint32_t n_merged = 0;
+    for (uint32_t il = 0; il < model.hparams.n_layer(); ++il) {
+        if (!model.hparams.has_kv(il) || (filter && !filter(il))) {
+            continue;
+        }
+        n_merged++;
+
+        if (params.per_head) {
             // each head's rows are moved by themselves, so a quantization block may not span two heads
             if (model.hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0 || model.hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
                 return std::string("a ") + ggml_type_name(type_k) + "/" + ggml_type_name(type_v) + " cache packs heads of " +
                     std::to_string(model.hparams.n_embd_head_k(il)) + " channels together: use an f16 cache, or set per_head to false";
             }
         }
+    }
+    if (n_merged == 0) {
+        return std::string("the architecture '") + llm_arch_name(model.arch) + "' cannot be merged: in this model every layer with attention has a sliding window, and no cache grows with the text";
     }
     return "";
 }
@@ -96,6 +108,13 @@ llama_kv_cache * llama_kv_cache_create(
 // llama_kv_cache_asym
 //
 
+static asymkv_params with_trained_span(asymkv_params params, uint32_t n_ctx_train) {
+    if (params.span == ASYMKV_SPAN_TRAINED) {
+        params.span = n_ctx_train;
+    }
+    return params;
+}
+
 llama_kv_cache_asym::llama_kv_cache_asym(
         const llama_model & model,
       const llama_hparams & hparams,
@@ -110,7 +129,7 @@ llama_kv_cache_asym::llama_kv_cache_asym(
     const  layer_reuse_cb & reuse,
       const asymkv_params & params) :
     llama_kv_cache(model, hparams, type_k, type_v, v_trans, offload, true, kv_size, 1, n_pad, 0, LLAMA_SWA_TYPE_NONE, nullptr, filter, reuse, nullptr),
-    params(params), n_ctx(n_ctx), ring_pos(params.observe, -1) {
+    params(with_trained_span(params, hparams.n_ctx_train)), n_ctx(n_ctx), ring_pos(params.observe, -1) {
 
     struct buft_comparator {
         bool operator()(const ggml_backend_buffer_type_t & lhs, const ggml_backend_buffer_type_t & rhs) const {
@@ -152,7 +171,10 @@ llama_kv_cache_asym::llama_kv_cache_asym(
         ggml_format_name(layer.log_card, "cache_log_card_l%d", il);
 
         if (params.observe > 0) {
-            layer.q_ring = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, (int64_t) layer.head_k*layer.n_head, params.observe);
+            // as precise as the keys that these queries are compared with
+            const ggml_type type_q = type_k == GGML_TYPE_F32 ? GGML_TYPE_F32 : ggml_is_quantized(type_k) ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+
+            layer.q_ring = ggml_new_tensor_2d(ctx, type_q, (int64_t) layer.head_k*layer.n_head, params.observe);
             ggml_format_name(layer.q_ring, "cache_q_ring_l%d", il);
         }
 
@@ -185,11 +207,45 @@ llama_kv_cache_asym::llama_kv_cache_asym(
         counters.table_bytes += ggml_nbytes(layer.log_card) + (layer.q_ring ? ggml_nbytes(layer.q_ring) : 0);
         counters.table_bytes += layer.tables.size()*kv_size*sizeof(asymkv_slot);
     }
+    native_ops = choose_native_ops(offload);
+    counters.native_ops     = native_ops;
     counters.kv_bytes       = size_k_bytes() + size_v_bytes();
     counters.stock_kv_bytes = counters.kv_bytes/kv_size*n_ctx;
 
-    LLAMA_LOG_INFO("%s: merged cache: budget %u of %u slots, %u layers x %u plans, %.2f MiB instead of %.2f MiB\n", __func__,
-            params.budget, kv_size, counters.n_layer, counters.n_group, counters.kv_bytes/1024.0/1024.0, counters.stock_kv_bytes/1024.0/1024.0);
+    LLAMA_LOG_INFO("%s: merged cache: budget %u of %u slots, %u layers x %u plans, %.2f MiB instead of %.2f MiB, %s attention\n", __func__,
+            params.budget, kv_size, counters.n_layer, counters.n_group, counters.kv_bytes/1024.0/1024.0, counters.stock_kv_bytes/1024.0/1024.0,
+            has_native_attn() ? "native" : "portable");
+}
+
+uint32_t llama_kv_cache_asym::choose_native_ops(bool offload) const {
+    const auto dev_of = [&](const asym_layer & layer) {
+        return offload ? model.dev_layer(layer.il) : ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    };
+    // flash attention takes no F32: the graph casts it
+    const auto type_of = [&](const ggml_tensor * t) { return t->type == GGML_TYPE_F32 ? GGML_TYPE_F16 : t->type; };
+
+    std::vector<ggml_backend_dev_t> devs;
+    for (const auto & layer : asym_layers) {
+        devs.push_back(dev_of(layer));
+    }
+    uint32_t ops = llama_asymkv_dev_ops(devs);
+
+    for (const auto & layer : asym_layers) {
+        const auto & kv = layers[layer.ikv];
+
+        // where the cache is made for flash attention, the context may still decide against it
+        for (bool flash : { false, true }) {
+            const llama_asymkv_attn_kind kind = {
+                dev_of(layer), type_of(kv.k), type_of(kv.v), layer.head_k, layer.head_v, layer.n_head/layer.n_head_kv,
+                layer.tables.size() > 1, flash, hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f,
+                model.layers[layer.il].attn_sinks != nullptr,
+            };
+            if ((ops & GGML_ASYMKV_OPS_ATTN) && !(flash && v_trans) && !llama_asymkv_try_attn(kind)) {
+                ops &= ~GGML_ASYMKV_OPS_ATTN;
+            }
+        }
+    }
+    return ops;
 }
 
 llama_kv_cache_asym::asym_layer & llama_kv_cache_asym::get_layer(int32_t il) const {
@@ -244,11 +300,9 @@ llama_memory_context_ptr llama_kv_cache_asym::init_full() {
     return std::make_unique<llama_kv_cache_asym_context>(this);
 }
 
-llama_memory_context_ptr llama_kv_cache_asym::init_update(llama_context * lctx, bool optimize) {
-    if (optimize && n_need > 0) {
-        n_need = 0;
-        return std::make_unique<llama_kv_cache_asym_context>(this, lctx);
-    }
+llama_memory_context_ptr llama_kv_cache_asym::init_update(llama_context * lctx, bool /*optimize*/) {
+    owner = lctx;
+
     return std::make_unique<llama_kv_cache_context>(this, lctx, false, stream_copy_info{});
 }
 
@@ -257,8 +311,6 @@ llama_memory_context_ptr llama_kv_cache_asym::make_context(slot_info_vec_t sinfo
 }
 
 llama_kv_cache::slot_info_vec_t llama_kv_cache_asym::prepare(const std::vector<llama_ubatch> & ubatches) {
-    n_need = 0;
-
     uint32_t n_tokens = 0;
     for (const auto & ubatch : ubatches) {
         for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
@@ -271,14 +323,18 @@ llama_kv_cache::slot_info_vec_t llama_kv_cache_asym::prepare(const std::vector<l
     }
 
     auto res = llama_kv_cache::prepare(ubatches);
-    if (res.empty()) {
-        const uint32_t n_free = get_size() - n_live();
-        if (n_live() > params.budget) {
-            n_need = n_tokens; // compress, and try again
-        } else {
-            llama_asymkv_fail(ASYMKV_ERR_PARAMS, "a batch of " + std::to_string(n_tokens) + " tokens does not fit into the " +
-                    std::to_string(n_free) + " free slots beside the budget: use smaller batches, or more room");
+
+    // compressing here, and not as an update of the memory, spares a reservation of the worst-case graph: a merged cache
+    // is what it was reserved for
+    if (res.empty() && owner && n_live() > params.budget) {
+        if (compress(owner, params.budget) != ASYMKV_OK) {
+            return {};
         }
+        res = llama_kv_cache::prepare(ubatches);
+    }
+    if (res.empty()) {
+        llama_asymkv_fail(ASYMKV_ERR_PARAMS, "a batch of " + std::to_string(n_tokens) + " tokens does not fit into the " +
+                std::to_string(get_size() - n_live()) + " free slots beside the budget: use smaller batches, or more room");
     }
     return res;
 }
@@ -301,6 +357,7 @@ void llama_kv_cache_asym::reset_tables() {
     n_middle_tokens = 0;
     middle_pos0     = -1;
     middle_pos1     = -1;
+    moved           = false;
 
     std::fill(ring_pos.begin(), ring_pos.end(), -1);
     n_ring = 0;
@@ -315,6 +372,10 @@ void llama_kv_cache_asym::upload_log_card(const asym_layer & layer) const {
         }
     }
     ggml_backend_tensor_set(layer.log_card, data.data(), 0, data.size()*sizeof(ggml_fp16_t));
+}
+
+static std::string range_name(llama_pos p0, llama_pos p1) {
+    return "tokens " + std::to_string(std::max(p0, 0)) + " to " + (p1 < 0 || p1 == std::numeric_limits<llama_pos>::max() ? "the end" : std::to_string(p1 - 1));
 }
 
 void llama_kv_cache_asym::clear(bool data) {
@@ -343,7 +404,10 @@ bool llama_kv_cache_asym::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1
 
     if (is_merged() && p0 <= middle_pos1) {
         // a merged slot cannot give back some of its tokens: all of the middle goes, with what follows it, or nothing
-        if (!is_tail || p0 > middle_pos0) {
+        // nor can what is left of sinks that have moved up be where new text begins
+        if (!is_tail || p0 > middle_pos0 || (moved && p0 > cells.seq_pos_min(0))) {
+            llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, range_name(p0, p1) + " cannot be removed: tokens " + std::to_string(middle_pos0) + " to " +
+                    std::to_string(middle_pos1) + " are merged, and go together with all that follows them, or not at all");
             return false;
         }
     }
@@ -411,7 +475,12 @@ bool llama_kv_cache_asym::can_cut_window(const llama_kv_cache & swa, llama_seq_i
     if (swa_max < 0 || !is_tail || p0 > swa_max || p0 <= base_min) {
         return true;
     }
-    return swa_min <= std::max(base_min, p0 - (llama_pos) hparams.n_swa + 1);
+    if (swa_min <= std::max(base_min, p0 - (llama_pos) hparams.n_swa + 1)) {
+        return true;
+    }
+    llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, range_name(p0, p1) + " cannot be removed: the layers with a sliding window hold nothing before token " +
+            std::to_string(swa_min));
+    return false;
 }
 
 bool llama_kv_cache_can_cut(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
@@ -420,24 +489,15 @@ bool llama_kv_cache_can_cut(const llama_kv_cache & base, const llama_kv_cache & 
     return !asym || asym->can_cut_window(swa, seq_id, p0, p1);
 }
 
-void llama_kv_cache_asym::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos /*p0*/, llama_pos /*p1*/) {
-    if (seq_id_src != seq_id_dst) {
-        LLAMA_LOG_WARN("%s: a merged cache holds one sequence, %d is not copied to %d\n", __func__, seq_id_src, seq_id_dst);
-    }
-}
+// refused before they come here, for all of a model's caches (llama_asymkv_refuses)
+void llama_kv_cache_asym::seq_cp (llama_seq_id, llama_seq_id, llama_pos, llama_pos) {}
+void llama_kv_cache_asym::seq_add(llama_seq_id, llama_pos, llama_pos, llama_pos) {}
+void llama_kv_cache_asym::seq_div(llama_seq_id, llama_pos, llama_pos, int) {}
 
 void llama_kv_cache_asym::seq_keep(llama_seq_id seq_id) {
     if (seq_id != 0) {
         clear(false);
     }
-}
-
-void llama_kv_cache_asym::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
-    LLAMA_LOG_WARN("%s: a merged cache does not shift positions, [%d, %d) of sequence %d stays (%+d asked)\n", __func__, p0, p1, seq_id, shift);
-}
-
-void llama_kv_cache_asym::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
-    LLAMA_LOG_WARN("%s: a merged cache does not divide positions, [%d, %d) of sequence %d stays (/%d asked)\n", __func__, p0, p1, seq_id, d);
 }
 
 //
@@ -448,29 +508,14 @@ llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * k
     llama_kv_cache_context(kv), kv_asym(kv), kind(FULL) {
 }
 
-llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * kv, llama_context * lctx) :
-    llama_kv_cache_context(kv, lctx, /*do_shift =*/ true, {}), kv_asym(kv), kind(COMPRESS) {
-}
-
 llama_kv_cache_asym_context::llama_kv_cache_asym_context(llama_kv_cache_asym * kv, slot_info_vec_t sinfos, std::vector<llama_ubatch> ubatches) :
     llama_kv_cache_context(kv, std::move(sinfos), std::move(ubatches)), kv_asym(kv), kind(BATCH) {
-}
-
-bool llama_kv_cache_asym_context::apply() {
-    if (kind == COMPRESS) {
-        return kv_asym->compress(lctx, kv_asym->get_params().budget) == ASYMKV_OK;
-    }
-    return llama_kv_cache_context::apply();
 }
 
 bool llama_kv_cache_asym_context::is_merged() const {
     return kind == FULL || kv_asym->is_merged();
 }
 
-void llama_kv_cache_asym_context::build_attn_pre(const llm_attn_hook & hook) const {
-    kv_asym->build_attn_pre(hook, is_merged());
-}
-
-ggml_tensor * llama_kv_cache_asym_context::build_attn_post(const llm_attn_hook & hook, ggml_tensor * cur) const {
-    return kv_asym->build_attn_post(hook, cur, is_merged());
+ggml_tensor * llama_kv_cache_asym_context::build_attn(const llm_attn_hook & hook) const {
+    return kv_asym->build_attn(hook, is_merged());
 }

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <string>
+#include <utility>
 #include <vector>
 
 //
@@ -15,7 +16,8 @@
 //
 // invariants, after every compression:
 //   - live slots fill [0, n_slots): sinks, then merged slots, then the recent window, ascending in position
-//   - every layer and group has the same slots; sinks and the recent window are exact and equal in all of them
+//   - every layer and group has the same slots; sinks and the recent window are exact and equal in all of them (sinks that
+//     have moved up are rotated, and may stand elsewhere in each group)
 //   - the cells' positions of merged slots are labels: ascending, at or before every token that any group holds there
 //   - sum of cardinalities + lost tokens = tokens, in every group
 //   - free slots have ln(cardinality) = 0 on the device
@@ -71,7 +73,7 @@ public:
     // llama_kv_cache_asym specific API
     //
 
-    // down to n_keep slots. returns an asymkv_status; on failure the cache is unchanged, or, if it had to be, cleared
+    // down to n_keep slots; called before a batch that does not fit. returns an asymkv_status; on failure the cache is unchanged, or, if it had to be, cleared
     int compress(llama_context * lctx, uint32_t n_keep);
 
     const asymkv_params & get_params() const { return params; }
@@ -101,9 +103,14 @@ public:
         std::vector<uint32_t> cardinalities;
         std::vector<float>    scores;
         std::vector<uint8_t>  is_protected;
+        std::vector<uint8_t>  is_expired;
+        std::vector<float>    sink_logits; // empty: none
     };
 
     void read_group(llama_context * lctx, uint32_t layer, uint32_t group, group_arrays & out) const;
+
+    // the first invariant that does not hold; "": all do. with_device: reads it, which has to be idle
+    std::string problem(bool with_device) const;
 
     //
     // graph_build API
@@ -112,15 +119,19 @@ public:
     // some slot stands for more than one token, or some token is gone: attention needs the cardinalities
     bool is_merged() const { return n_middle > 0; }
 
-    void build_attn_pre (const llm_attn_hook & hook, bool merged) const;
-    ggml_tensor * build_attn_post(const llm_attn_hook & hook, ggml_tensor * cur, bool merged) const;
+    ggml_tensor * build_attn(const llm_attn_hook & hook, bool merged) const;
+
+    // nodes of a graph that build_attn adds where KV heads attend one after the other
+    uint32_t n_nodes() const;
 
     //
     // input API
     //
 
-    // rows of the query ring for the last queries of the ubatch
-    void set_input_ring(ggml_tensor * dst, const llama_ubatch * ubatch) const;
+    // rows of the query ring for the queries of the ubatch that are kept: of every `stride`-th token, the last one among them
+    void     set_input_ring(ggml_tensor * dst, const llama_ubatch * ubatch) const;
+    int64_t  n_observed(int64_t n_tokens) const;
+    uint32_t observe_stride() const;
 
 private:
     // what one group knows of its slots, for the packed slots [0, n_packed); later slots hold one token each
@@ -140,12 +151,13 @@ private:
         uint32_t head_v;
 
         ggml_tensor * log_card; // F16 [kv_size, n_group]
-        ggml_tensor * q_ring;   // F32 [head_k*n_head, observe], as the keys are stored: after RoPE and Hadamard
+        ggml_tensor * q_ring;   // [head_k*n_head, observe], as the keys are stored: after RoPE and Hadamard
 
         // read from the first graph
         bool              captured = false;
         llama_asymkv_rope rope;
         float             kq_scale = 0.0f;
+        ggml_tensor     * sinks    = nullptr; // of the model: F32 [n_head], null: none
 
         std::vector<group_table> tables;
     };
@@ -154,12 +166,15 @@ private:
     struct layer_bytes {
         std::vector<uint8_t> k;
         std::vector<uint8_t> v;
+        std::vector<uint8_t> q;
         const uint8_t * k_data = nullptr; // of the vectors, or of the cache itself where the host can see it
         const uint8_t * v_data = nullptr;
         std::vector<float> ring;          // [observe][head_k*n_head]
+        std::vector<float> sinks;         // [n_head], or empty
     };
 
-    struct layer_work; // of one compression
+    struct layer_work;     // what one layer is after a compression
+    struct worker_scratch; // of a thread that compresses layer after layer
 
     const asymkv_params params;
     const uint32_t      n_ctx; // longest text
@@ -174,8 +189,11 @@ private:
     llama_pos middle_pos0     = -1;
     llama_pos middle_pos1     = -1;
 
-    // the batch that did not fit
-    uint32_t n_need = 0;
+    // slots before the recent window stand elsewhere than their tokens did (asymkv_params.span)
+    bool moved = false;
+
+    // the context that decodes with this cache
+    llama_context * owner = nullptr;
 
     // query ring: position of the query in each row, -1: none. mutable, since inputs are set through const caches
     mutable std::vector<llama_pos> ring_pos;
@@ -183,6 +201,9 @@ private:
 
     // filled by the graph hooks, which are const
     mutable std::vector<asym_layer> asym_layers;
+
+    // bits of ggml_asymkv_ops that run natively: chosen once, when the cache is made
+    uint32_t native_ops = 0;
 
     asymkv_stats counters = {};
 
@@ -194,6 +215,16 @@ private:
     // block size of the Hadamard transform of K, 0: none (llama_kv_cache::build_input_k_rot)
     uint32_t k_hadamard() const;
 
+    bool has_native_attn() const { return (native_ops & GGML_ASYMKV_OPS_ATTN) != 0; }
+
+    uint32_t choose_native_ops(bool offload) const;
+
+    // the parts of build_attn
+    void capture(const llm_attn_hook & hook, asym_layer & layer) const;
+    void keep_queries(const llm_attn_hook & hook, const asym_layer & layer, bool merged) const;
+    ggml_tensor * attend_folded (const llm_attn_hook & hook, const asym_layer & layer, ggml_tensor * log_card) const;
+    ggml_tensor * attend_by_head(const llm_attn_hook & hook, const asym_layer & layer, ggml_tensor * log_card) const;
+
     void reset_tables();
     void upload_log_card(const asym_layer & layer) const;
 
@@ -201,12 +232,40 @@ private:
     std::vector<uint32_t> sorted_cells() const;
     asymkv_slot slot_at(const group_table & table, uint32_t cell) const;
 
+    // beyond the horizon
+    bool is_expired(const asymkv_slot & slot) const;
+
+    // how many of the sinks, and of the recent tokens, are exact and protected
+    std::pair<uint32_t, uint32_t> exact_ends(const std::vector<uint32_t> & order) const;
+
+    std::string cells_problem() const;
+    std::string table_problem(const asym_layer & layer, uint32_t group, const std::vector<uint32_t> & order, bool with_device) const;
+
     void read_layer(const asym_layer & layer, layer_bytes & bytes) const;
+    std::vector<float> read_sinks(const asym_layer & layer) const;
     void fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const;
 
-    void compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, layer_work & work) const;
+    void compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, worker_scratch & scratch) const;
     void write_layer(const asym_layer & layer, const layer_work & work) const;
     void relabel_cells(const std::vector<uint32_t> & cells, uint32_t n_keep);
+
+    // the layers that have no tables yet, one by one on all threads. throws when it fails; is_written: when it is too late
+    void compress_on_host(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written);
+
+    // compression where the cache is (llama-kv-cache-asym-device.cpp)
+    struct device_layer;
+
+    // fills the tables of the layers that it takes; throws when it fails. is_written: when it is too late to do nothing
+    void compress_on_device(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written);
+
+    bool has_device_plan(const std::vector<uint32_t> & cells, uint32_t n_keep) const;
+    ggml_backend_t device_backend(llama_context * lctx, const asym_layer & layer) const;
+
+    bool build_device_layer(const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, device_layer & work) const;
+    void set_device_inputs (const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, const device_layer & work) const;
+    void run_device_layer  (const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, device_layer & work) const;
+    void read_device_plan  (const asym_layer & layer, uint32_t group, const std::vector<uint32_t> & cells, uint32_t n_keep,
+            const float * steps_i, const float * steps_j, const float * kept, const float * mass, device_layer & work) const;
 };
 
 class llama_kv_cache_asym_context : public llama_kv_cache_context {
@@ -214,21 +273,15 @@ public:
     // full cache, to reserve the largest graph
     llama_kv_cache_asym_context(llama_kv_cache_asym * kv);
 
-    // compression
-    llama_kv_cache_asym_context(llama_kv_cache_asym * kv, llama_context * lctx);
-
     // batch
     llama_kv_cache_asym_context(llama_kv_cache_asym * kv, slot_info_vec_t sinfos, std::vector<llama_ubatch> ubatches);
 
-    bool apply() override;
-
-    void build_attn_pre (const llm_attn_hook & hook) const override;
-    ggml_tensor * build_attn_post(const llm_attn_hook & hook, ggml_tensor * cur) const override;
+    ggml_tensor * build_attn(const llm_attn_hook & hook) const override;
 
 private:
     llama_kv_cache_asym * kv_asym;
 
-    enum { FULL, COMPRESS, BATCH } kind;
+    enum { FULL, BATCH } kind;
 
     bool is_merged() const;
 };

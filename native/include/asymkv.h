@@ -50,6 +50,20 @@ enum asymkv_score {
     ASYMKV_SCORE_OUTPUT = 1, // output change of forcing equal attention per token on the pair
     ASYMKV_SCORE_EXACT  = 2, // output change itself, of merging the pair and of evicting a slot
     ASYMKV_SCORE_RANDOM = 3, // a random order: the control that every other score must beat
+
+    // these only evict: the slots' order is fixed when a compression begins
+    ASYMKV_SCORE_H2O       = 4, // least accumulated attention mass first (arXiv 2306.14048)
+    ASYMKV_SCORE_SNAPKV    = 5, // least mass of the observed queries, max-pooled over 7 slots (arXiv 2404.14469)
+    ASYMKV_SCORE_TOVA      = 6, // least mass of the last query (arXiv 2401.06104)
+    ASYMKV_SCORE_STREAMING = 7, // oldest first (arXiv 2309.17453)
+    ASYMKV_SCORE_KEYDIFF   = 8, // key most like the mean key first (arXiv 2504.15364)
+};
+
+// whether slots may be dropped
+enum asymkv_evict {
+    ASYMKV_EVICT_NEVER = 0, // only merge
+    ASYMKV_EVICT_TOO   = 1, // `exact`: the cheaper of merging and evicting; other scores do what they do
+    ASYMKV_EVICT_ONLY  = 2, // never merge: `exact` and `random`, and the scores that only evict
 };
 
 // how the two keys of a merge are weighed
@@ -60,21 +74,34 @@ enum asymkv_key_weights {
     ASYMKV_KEYS_FISHER  = 3, // AsymKV's Fisher diagonal, per channel, from the observed queries
 };
 
+enum { ASYMKV_SPAN_TRAINED = 0x7fffffff };
+
+// what a patched ggml does in ops of its own; all else, and all in a stock ggml, is composed of stock ops (the portable path)
+enum asymkv_native {
+    ASYMKV_NATIVE_ATTN     = 1, // attention adds ln(cardinality) inside its kernels
+    ASYMKV_NATIVE_COMPRESS = 2, // some layers' caches are compressed on their device
+};
+
 struct asymkv_params {
     size_t   size;            // sizeof(struct asymkv_params)
     uint32_t budget;          // slots that are left after a compression
     uint32_t room;            // slots kept for what comes next: the longest batch; capacity = budget + room, rounded up to 256
     uint32_t sinks;           // first tokens, never merged
     uint32_t recent;          // last tokens, never merged
-    uint32_t observe;         // last queries kept per layer, whose attention decides; at most `recent`
+    uint32_t observe;         // queries kept per layer, whose attention decides: of every (recent/observe)-th of the last tokens; at most `recent`
     int32_t  score;           // enum asymkv_score
     int32_t  key_weights;     // enum asymkv_key_weights
     int32_t  per_head;        // 1: every KV head plans for itself; 0: all heads of a layer share one plan (the paper)
-    int32_t  evict;           // `exact` only. 1: take the cheaper of merging and evicting; 0: only merge
+    int32_t  evict;           // enum asymkv_evict
     uint32_t max_cardinality; // 0: none; else cardinalities are clipped here, as the paper's code does at 5
-    float    decay;           // `mass` only. 0: none; else divide scores by exp(i / decay), i = slots after the sinks
+    float    decay;           // `mass` only. 0: none; else (1 to 2^24) divide scores by exp(i / decay), i = slots after the sinks
     float    accumulate;      // weight of the scores of earlier compressions, in [0, 1]
     uint64_t seed;            // `random` only
+    uint32_t span;            // 0: positions stay as they are; else the most positions that slots and the next batch may span:
+                              // where they would span more, all before the recent window moves up. ASYMKV_SPAN_TRAINED: the
+                              // context that the model was trained for
+    float    history;         // `exact` only: weight of what earlier queries saw of a slot, per compression, at most 1000; 0: none
+    uint32_t horizon;         // 0: none; else slots whose last token lies further back than this many tokens leave before all others
 };
 
 struct asymkv_stats {
@@ -92,10 +119,12 @@ struct asymkv_stats {
     uint64_t kv_bytes;         // K and V, as allocated
     uint64_t table_bytes;      // cardinalities, query ring and host tables
     uint64_t stock_kv_bytes;   // K and V of a stock cache of n_ctx slots
-    uint64_t t_observe_us;
+    uint64_t t_observe_us;     // where a device compresses: all three
     uint64_t t_plan_us;
     uint64_t t_merge_us;
     uint64_t t_compress_us;    // all of a compression, wall clock
+    uint32_t native_ops;       // enum asymkv_native: what this cache does with ops of its own inside ggml
+    uint64_t n_device_compressions; // of n_compressions: those that the device of the cache did
 };
 
 // one live slot as one group (a KV head, or a layer) sees it
@@ -128,6 +157,9 @@ struct asymkv_group {
     const float    * scores;          // [n_slots], accumulated attention mass
     const uint8_t  * is_protected;    // [n_slots]
     const float    * rope_freqs;      // [n_rot/2], radians per position
+    const uint8_t  * is_expired;      // [n_slots], beyond the horizon: leaves first if it is not protected. null: none is
+    const float    * sink_logits;     // [n_heads][n_queries] learned attention sinks: a score that takes part in the softmax
+                                      // and has no value; -infinity, or a null pointer: none
 };
 
 // one step of a plan: slot `i` takes in its right neighbour `j` (merge), or leaves (evict, j = UINT32_MAX)
@@ -160,12 +192,15 @@ ASYMKV_API const char * asymkv_last_error(void);
 // sizeof of the structs above, in the order they appear; for binding layers to check their own layout
 ASYMKV_API void asymkv_struct_sizes(size_t * params, size_t * stats, size_t * slot, size_t * group, size_t * op, size_t * result);
 
-// defaults: budget 2048, room 512, sinks 4, recent 64, observe 32, exact, mass, per head, evict
+// defaults: budget 2048, room 512, sinks 4, recent 64, observe 32, exact, fisher, per head, evict, accumulate 0.95, history 0.15
 ASYMKV_API void asymkv_params_init(struct asymkv_params * params);
 ASYMKV_API int  asymkv_params_check(const struct asymkv_params * params);
 
 // ASYMKV_OK if the model can be merged this way; else the reason in asymkv_last_error()
 ASYMKV_API int  asymkv_model_check(const struct llama_model * model, const struct asymkv_params * params);
+
+// names of the architectures that llama.cpp knows, numbered from 0; null: there are no more
+ASYMKV_API const char * asymkv_architecture(uint32_t i);
 
 // the next cache made in this thread is a merged one. the wish stays until a cache takes it: take it back with NULL after
 // making the context, or a context that failed, or whose architecture has other caches, leaves it to the next one
@@ -190,9 +225,15 @@ ASYMKV_API int asymkv_n_lost(struct llama_context * ctx, uint32_t layer, uint32_
 // the group's arrays, dequantized. call with null pointers to learn the sizes, then with buffers of those sizes
 ASYMKV_API int asymkv_read_group(struct llama_context * ctx, uint32_t layer, uint32_t group, struct asymkv_group * out);
 
+// whether all invariants of the cache hold; if not, asymkv_last_error() names the first that does not. slow: for tests
+ASYMKV_API int asymkv_check(struct llama_context * ctx);
+
 //
 // no context needed
 //
+
+// enum asymkv_native: what the loaded ggml's devices can all do, and ASYMKV_NATIVE_OPS=0 does not forbid; a cache may use less
+ASYMKV_API uint32_t asymkv_native_ops(void);
 
 // observe, plan and merge one group down to n_keep slots
 ASYMKV_API int asymkv_compress_group(const struct asymkv_params * params, const struct asymkv_group * group, uint32_t n_keep, struct asymkv_result * result);

@@ -1,9 +1,8 @@
 #include "asymkv-compress.h"
 
-#include "asymkv-score.h"
+#include "asymkv-compact.h"
 
 #include <chrono>
-#include <utility>
 
 namespace asymkv {
 
@@ -14,16 +13,12 @@ static uint64_t now_us() {
 void compress_group(const asymkv_params & params, const asymkv_group & group, uint32_t n_keep, group_compression & out) {
     const uint64_t t0 = now_us();
 
-    observe_wants wants;
-    wants.rows   = score_find(params.score)->keeps_rows;
-    wants.fisher = params.key_weights == ASYMKV_KEYS_FISHER;
-
-    observation seen = observe(group, wants);
+    out.state.reset(params, group);
 
     const uint64_t t1 = now_us();
 
-    out.state = std::make_unique<group_state>(params, group, std::move(seen));
-    out.plan  = plan_group(*out.state, n_keep);
+    out.plan  = plan_group(out.state, n_keep);
+    out.moved = compact_positions(out.state, out.plan.kept);
 
     out.t_observe_us = t1 - t0;
     out.t_plan_us    = now_us() - t1;

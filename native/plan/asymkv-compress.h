@@ -2,14 +2,14 @@
 
 #include "asymkv-plan.h"
 
-#include <memory>
-
 namespace asymkv {
 
-// observe, plan and merge one group. `state` holds keys, values, positions, cardinalities and scores afterwards
+// observe, plan and merge one group. `state` holds keys, values, positions, cardinalities and scores afterwards. use it
+// again for the next group: its memory stays
 struct group_compression {
-    std::unique_ptr<group_state> state;
-    group_plan                   plan;
+    group_state state;
+    group_plan  plan;
+    bool        moved = false; // positions of slots that no step touched, too
 
     uint64_t t_observe_us = 0;
     uint64_t t_plan_us    = 0;

@@ -1,6 +1,6 @@
 #include "asymkv-observe.h"
 
-#include "asymkv-math.h"
+#include "asymkv-kernels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,258 +10,179 @@ namespace asymkv {
 
 namespace {
 
-// y[t][r] = sum over c of x[t*stride_t + c*stride_c] * m[c][r], for t < T and r < n: T rows at once, a block of r in registers
-#if defined(__GNUC__)
+constexpr float INF = std::numeric_limits<float>::infinity();
 
-// 64 bytes, aligned as its elements; the compiler splits it where registers are smaller
-template <typename M> struct vec_of;
-template <> struct vec_of<float>  { typedef float  type __attribute__((vector_size(64), aligned(4), may_alias)); };
-template <> struct vec_of<double> { typedef double type __attribute__((vector_size(64), aligned(8), may_alias)); };
+// slots at a time: what a block of them needs stays in the cache, and single precision sums stay short
+constexpr uint32_t N_BLOCK = 64;
 
-template <uint32_t T, typename M>
-ASYMKV_INLINE uint32_t products_blocks(const float * x, size_t stride_t, size_t stride_c, const M * m, uint32_t n_channels, uint32_t n, M * y) {
-    typedef typename vec_of<M>::type vec;
+// one head's rows: those of the result, or scratch without distances where nobody wants them
+struct head_rows {
+    float * prob;
+    float * logit;
+    float * dist_sq;
+    size_t  stride; // from slot to slot
+};
 
-    constexpr uint32_t n_lanes = sizeof(vec)/sizeof(M);
-    constexpr uint32_t n_vecs  = 2;
+// logits scale * q.k into `rows.logit`; top[r] = the largest of logit + ln c, and of the sink's
+void head_logits(const asymkv_group & g, uint32_t h, const std::vector<float> & log_card, const float * queries_t, const head_rows & rows, std::vector<float> & top) {
+    const auto & kernel = kernels();
 
-    uint32_t r0 = 0;
-    for (; r0 + n_vecs*n_lanes <= n; r0 += n_vecs*n_lanes) {
-        vec sums[T][n_vecs] = {};
-        for (uint32_t c = 0; c < n_channels; ++c) {
-            const M * row = m + (size_t) c*n + r0;
-#pragma GCC unroll 8
-            for (uint32_t u = 0; u < n_vecs; ++u) {
-                const vec row_u = *(const vec *) (row + u*n_lanes);
-#pragma GCC unroll 8
-                for (uint32_t t = 0; t < T; ++t) {
-                    sums[t][u] += (M) x[t*stride_t + c*stride_c]*row_u;
+    const uint32_t n  = g.n_slots;
+    const uint32_t nq = g.n_queries;
+    const size_t   nk = (size_t) g.n_heads*g.head_k;
+
+    const int32_t first_query = *std::min_element(g.query_positions, g.query_positions + nq);
+
+    if (g.sink_logits) {
+        std::copy_n(g.sink_logits + (size_t) h*nq, nq, top.begin());
+    } else {
+        std::fill(top.begin(), top.end(), -INF);
+    }
+
+    for (uint32_t i0 = 0; i0 < n; i0 += N_BLOCK) {
+        const uint32_t nb = std::min(N_BLOCK, n - i0);
+
+        kernel.products(g.keys + i0*nk + (size_t) h*g.head_k, nk, 1, queries_t, nq, rows.logit + i0*rows.stride, rows.stride, nb, g.head_k, nq, false);
+
+        for (uint32_t i = i0; i < i0 + nb; ++i) {
+            float * s = rows.logit + i*rows.stride;
+
+            if (g.softcap > 0.0f) {
+                for (uint32_t r = 0; r < nq; ++r) {
+                    s[r] = g.softcap*std::tanh(g.scale*s[r]/g.softcap)/g.scale;
                 }
             }
-        }
-#pragma GCC unroll 8
-        for (uint32_t t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-            for (uint32_t u = 0; u < n_vecs; ++u) {
-                *(vec *) (y + (size_t) t*n + r0 + u*n_lanes) = sums[t][u];
+            for (uint32_t r = 0; g.positions[i] > first_query && r < nq; ++r) {
+                if (g.positions[i] > g.query_positions[r]) {
+                    s[r] = -INF;
+                }
             }
+            kernel.softmax_top(s, g.scale, log_card[i], top.data(), nq);
         }
     }
-    return r0;
+
+    // a query that sees nothing gets zeros, not NaN
+    for (float & t : top) {
+        t = std::isinf(t) ? 0.0f : t;
+    }
 }
 
-#else
+// probabilities and their logarithms. what the sink takes is no slot's
+void head_softmax(const asymkv_group & g, uint32_t h, const std::vector<float> & log_card, const head_rows & rows, const std::vector<float> & top, std::vector<double> & mass) {
+    const auto & kernel = kernels();
 
-template <uint32_t T, typename M>
-inline uint32_t products_blocks(const float *, size_t, size_t, const M *, uint32_t, uint32_t, M *) {
-    return 0;
-}
+    const uint32_t n  = g.n_slots;
+    const uint32_t nq = g.n_queries;
 
-#endif
+    std::vector<double> sum(nq, 0.0);
+    std::vector<float>  part(nq);
 
-template <uint32_t T, typename M>
-ASYMKV_INLINE void products_rows(const float * x, size_t stride_t, size_t stride_c, const M * m, uint32_t n_channels, uint32_t n, M * y) {
-    for (uint32_t r = products_blocks<T>(x, stride_t, stride_c, m, n_channels, n, y); r < n; ++r) {
-        for (uint32_t t = 0; t < T; ++t) {
-            M sum = 0;
-            for (uint32_t c = 0; c < n_channels; ++c) {
-                sum += (M) x[t*stride_t + c*stride_c]*m[(size_t) c*n + r];
-            }
-            y[(size_t) t*n + r] = sum;
+    for (uint32_t r = 0; g.sink_logits && r < nq; ++r) {
+        sum[r] = std::exp((double) g.sink_logits[(size_t) h*nq + r] - top[r]);
+    }
+
+    for (uint32_t i0 = 0; i0 < n; i0 += N_BLOCK) {
+        std::fill(part.begin(), part.end(), 0.0f);
+        for (uint32_t i = i0; i < std::min(i0 + N_BLOCK, n); ++i) {
+            kernel.softmax_exp(rows.logit + i*rows.stride, log_card[i], top.data(), rows.prob + i*rows.stride, part.data(), nq);
+        }
+        for (uint32_t r = 0; r < nq; ++r) {
+            sum[r] += part[r];
         }
     }
-}
 
-constexpr uint32_t ROWS_AT_ONCE = 4;
-
-template <typename M>
-ASYMKV_INLINE void products_any(const float * x, size_t stride_t, size_t stride_c, const M * m, uint32_t n_rows, uint32_t n_channels, uint32_t n, M * y) {
-    if (n_rows == ROWS_AT_ONCE) {
-        products_rows<ROWS_AT_ONCE>(x, stride_t, stride_c, m, n_channels, n, y);
-        return;
+    std::vector<float> factor(nq);
+    std::vector<float> shift (nq);
+    for (uint32_t r = 0; r < nq; ++r) {
+        factor[r] = sum[r] > 0.0 ? (float) (1.0/sum[r]) : 0.0f;
+        shift [r] = sum[r] > 0.0 ? (float) (top[r] + std::log(sum[r])) : 0.0f;
     }
-    for (uint32_t t = 0; t < n_rows; ++t) {
-        products_rows<1>(x + t*stride_t, stride_t, stride_c, m, n_channels, n, y + (size_t) t*n);
+    for (uint32_t i = 0; i < n; ++i) {
+        mass[i] += kernel.softmax_end(rows.logit + i*rows.stride, rows.prob + i*rows.stride, factor.data(), shift.data(), nq);
     }
 }
 
-ASYMKV_CLONES
-void products(const float * x, size_t stride_t, size_t stride_c, const float * m, uint32_t n_rows, uint32_t n_channels, uint32_t n, float * y) {
-    products_any(x, stride_t, stride_c, m, n_rows, n_channels, n, y);
-}
+// |v - o|^2, and o(q) as columns
+void head_distances(const asymkv_group & g, uint32_t h, const head_rows & rows, float * out_t, float * out_norm) {
+    const auto & kernel = kernels();
 
-ASYMKV_CLONES
-void products(const float * x, size_t stride_t, size_t stride_c, const double * m, uint32_t n_rows, uint32_t n_channels, uint32_t n, double * y) {
-    products_any(x, stride_t, stride_c, m, n_rows, n_channels, n, y);
-}
+    const uint32_t n  = g.n_slots;
+    const uint32_t nq = g.n_queries;
+    const uint32_t dv = g.head_v;
+    const size_t   nv = (size_t) g.n_heads*dv;
 
-ASYMKV_CLONES
-void exp_shifted(double * p, const double * shift, uint32_t n) {
-    for (uint32_t r = 0; r < n; ++r) {
-        p[r] = fast_exp(p[r] - shift[r]);
+    const float * values = g.values + (size_t) h*dv;
+
+    // channels are the rows of this product, slots its middle
+    for (uint32_t i0 = 0; i0 < n; i0 += N_BLOCK) {
+        kernel.products(values + i0*nv, 1, nv, rows.prob + i0*rows.stride, rows.stride, out_t, nq, dv, std::min(N_BLOCK, n - i0), nq, i0 > 0);
     }
+    for (uint32_t r = 0; r < nq; ++r) {
+        double sum = 0.0;
+        for (uint32_t c = 0; c < dv; ++c) {
+            sum += (double) out_t[(size_t) c*nq + r]*out_t[(size_t) c*nq + r];
+        }
+        out_norm[r] = (float) std::sqrt(sum);
+    }
+    kernel.distances(values, nv, out_t, nq, rows.dist_sq, rows.stride, n, dv, nq);
 }
 
 } // namespace
 
-observation observe(const asymkv_group & g, observe_wants wants) {
+void observe(const asymkv_group & g, bool wants_rows, observation & out) {
     const uint32_t n  = g.n_slots;
     const uint32_t nh = g.n_heads;
     const uint32_t nq = g.n_queries;
-    const uint32_t dk = g.head_k;
-    const uint32_t dv = g.head_v;
     const size_t   nr = (size_t) nh*nq;
 
-    observation res;
-    res.mass.assign(n, 0.0);
+    out.mass.assign(n, 0.0);
 
-    if (wants.rows) {
-        res.prob     .assign(n*nr, 0.0);
-        res.value_out.assign(n*nr, 0.0);
-    }
-    if (wants.rows || wants.fisher) {
-        res.out_sq.assign(nr, 0.0);
-    }
-    if (wants.fisher) {
-        res.fisher.assign((size_t) n*nh*dk, 0.0);
-    }
+    // every element of these is written below
+    out.prob    .resize(wants_rows ? n*nr : 0);
+    out.log_prob.resize(wants_rows ? n*nr : 0);
+    out.dist_sq .resize(wants_rows ? n*nr : 0);
+    out.out_norm.resize(nr);
 
     // nothing is known: every slot counts alike
     if (nq == 0) {
-        std::fill(res.mass.begin(), res.mass.end(), 1.0/n);
-        return res;
+        std::fill(out.mass.begin(), out.mass.end(), 1.0/n);
+        return;
     }
 
-    std::vector<double> log_card(n);
+    out.queries_t.resize((size_t) g.head_k*nq);
+    out.out_t    .resize((size_t) g.head_v*nq);
+    if (!wants_rows) {
+        out.head_prob .resize((size_t) n*nq);
+        out.head_logit.resize((size_t) n*nq);
+    }
+
+    std::vector<float> log_card(n);
     for (uint32_t i = 0; i < n; ++i) {
-        log_card[i] = std::log((double) g.cardinalities[i]);
+        log_card[i] = (float) std::log((double) g.cardinalities[i]);
     }
-
-    std::vector<float>  queries_t((size_t) dk*nq);
-    std::vector<float>  scores((size_t) ROWS_AT_ONCE*nq);
-    std::vector<double> prob((size_t) n*nq);
-    std::vector<double> row_max(nq);
-    std::vector<double> row_sum(nq);
-    std::vector<double> out_t;           // o(q), as columns
-    std::vector<double> value_out((size_t) ROWS_AT_ONCE*nq);
-    std::vector<double> information(nq);
+    std::vector<float> top(nq);
 
     for (uint32_t h = 0; h < nh; ++h) {
-        // queries as columns, so that the inner loops run over queries
+        const size_t first = (size_t) h*nq;
+
+        const head_rows rows = wants_rows ?
+            head_rows { out.prob.data() + first, out.log_prob.data() + first, out.dist_sq.data() + first, nr } :
+            head_rows { out.head_prob.data(), out.head_logit.data(), nullptr, nq };
+
         for (uint32_t r = 0; r < nq; ++r) {
-            const float * q = g.queries + ((size_t) h*nq + r)*dk;
-            for (uint32_t c = 0; c < dk; ++c) {
-                queries_t[(size_t) c*nq + r] = q[c];
+            const float * q = g.queries + (first + r)*g.head_k;
+            for (uint32_t c = 0; c < g.head_k; ++c) {
+                out.queries_t[(size_t) c*nq + r] = q[c];
             }
         }
 
-        std::fill(row_max.begin(), row_max.end(), -std::numeric_limits<double>::infinity());
+        head_logits (g, h, log_card, out.queries_t.data(), rows, top);
+        head_softmax(g, h, log_card, rows, top, out.mass);
 
-        for (uint32_t i0 = 0; i0 < n; i0 += ROWS_AT_ONCE) {
-            const uint32_t n_rows = std::min(ROWS_AT_ONCE, n - i0);
-
-            products(g.keys + ((size_t) i0*nh + h)*dk, (size_t) nh*dk, 1, queries_t.data(), n_rows, dk, nq, scores.data());
-
-            for (uint32_t t = 0; t < n_rows; ++t) {
-                const uint32_t i = i0 + t;
-                double * p = prob.data() + (size_t) i*nq;
-                for (uint32_t r = 0; r < nq; ++r) {
-                    double s = (double) g.scale*scores[(size_t) t*nq + r];
-                    if (g.softcap > 0.0f) {
-                        s = g.softcap*std::tanh(s/g.softcap);
-                    }
-                    p[r] = g.positions[i] <= g.query_positions[r] ? s + log_card[i] : -std::numeric_limits<double>::infinity();
-                    row_max[r] = p[r] > row_max[r] ? p[r] : row_max[r];
-                }
-            }
-        }
-
-        // a query that sees nothing gets zeros, not NaN
-        for (uint32_t r = 0; r < nq; ++r) {
-            if (std::isinf(row_max[r])) {
-                row_max[r] = 0.0;
-            }
-        }
-
-        std::fill(row_sum.begin(), row_sum.end(), 0.0);
-        for (uint32_t i = 0; i < n; ++i) {
-            double * p = prob.data() + (size_t) i*nq;
-            exp_shifted(p, row_max.data(), nq);
-            for (uint32_t r = 0; r < nq; ++r) {
-                if (g.positions[i] > g.query_positions[r]) {
-                    p[r] = 0.0; // exp() of -inf is clamped
-                }
-                row_sum[r] += p[r];
-            }
-        }
-        for (uint32_t r = 0; r < nq; ++r) {
-            row_sum[r] = row_sum[r] > 0.0 ? 1.0/row_sum[r] : 0.0;
-        }
-        for (uint32_t i = 0; i < n; ++i) {
-            double * p = prob.data() + (size_t) i*nq;
-            double sum = 0.0;
-            for (uint32_t r = 0; r < nq; ++r) {
-                p[r] *= row_sum[r];
-                sum  += p[r];
-            }
-            res.mass[i] += sum;
-        }
-
-        if (!wants.rows && !wants.fisher) {
-            continue;
-        }
-
-        // o(q) as columns: channels are the rows of the product, slots its channels
-        out_t.resize((size_t) dv*nq);
-        for (uint32_t c = 0; c < dv; c += ROWS_AT_ONCE) {
-            products(g.values + (size_t) h*dv + c, 1, (size_t) nh*dv, prob.data(), std::min(ROWS_AT_ONCE, dv - c), n, nq, out_t.data() + (size_t) c*nq);
-        }
-
-        double * out_sq = res.out_sq.data() + (size_t) h*nq;
-        for (uint32_t c = 0; c < dv; ++c) {
-            for (uint32_t r = 0; r < nq; ++r) {
-                const double o = out_t[(size_t) c*nq + r];
-                out_sq[r] += o*o;
-            }
-        }
-
-        for (uint32_t i0 = 0; i0 < n; i0 += ROWS_AT_ONCE) {
-            const uint32_t n_rows = std::min(ROWS_AT_ONCE, n - i0);
-
-            products(g.values + ((size_t) i0*nh + h)*dv, (size_t) nh*dv, 1, out_t.data(), n_rows, dv, nq, value_out.data());
-
-            for (uint32_t t = 0; t < n_rows; ++t) {
-                const uint32_t i  = i0 + t;
-                const double * p  = prob.data() + (size_t) i*nq;
-                const double * vo = value_out.data() + (size_t) t*nq;
-
-                if (wants.rows) {
-                    const size_t row = (size_t) i*nr + (size_t) h*nq;
-                    std::copy(p,  p  + nq, res.prob     .begin() + row);
-                    std::copy(vo, vo + nq, res.value_out.begin() + row);
-                }
-                if (wants.fisher && !g.is_protected[i]) {
-                    const float * v    = g.values + ((size_t) i*nh + h)*dv;
-                    const double  v_sq = dot(v, v, dv);
-
-                    for (uint32_t r = 0; r < nq; ++r) {
-                        information[r] = p[r]*p[r]*std::max(0.0, v_sq - 2.0*vo[r] + out_sq[r]);
-                    }
-                    double * f = res.fisher.data() + ((size_t) i*nh + h)*dk;
-                    for (uint32_t c = 0; c < dk; ++c) {
-                        const float * q = queries_t.data() + (size_t) c*nq;
-                        double sum = 0.0;
-                        for (uint32_t r = 0; r < nq; ++r) {
-                            sum += information[r]*q[r]*q[r];
-                        }
-                        f[c] = sum;
-                    }
-                }
-            }
+        if (wants_rows) {
+            head_distances(g, h, rows, out.out_t.data(), out.out_norm.data() + first);
         }
     }
-
-    return res;
 }
 
 } // namespace asymkv

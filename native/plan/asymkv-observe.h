@@ -10,21 +10,21 @@ namespace asymkv {
 struct observation {
     std::vector<double> mass; // [n_slots] attention mass, summed over rows
 
-    // with `rows`, else empty
-    std::vector<double> prob;       // [n_slots][n_rows] a_i(q)
-    std::vector<double> out_sq;     // [n_rows]          |o(q)|^2
-    std::vector<double> value_out;  // [n_slots][n_rows] v_i . o(q)
+    // with `rows`
+    std::vector<float> prob;     // [n_slots][n_rows] a_i(q)
+    std::vector<float> log_prob; // [n_slots][n_rows] ln(a_i(q)/c_i), not below LOG_ZERO
+    std::vector<float> dist_sq;  // [n_slots][n_rows] |v_i - o(q)|^2
+    std::vector<float> out_norm; // [n_rows]          |o(q)|
 
-    // with `fisher`, else empty: sum over queries of a_i^2 |v_i - o|^2 q[ch]^2, [n_slots][n_heads][head_k]
-    std::vector<double> fisher;
+    // of one head; kept, since their memory is needed again for the next group
+    std::vector<float> queries_t;   // as columns: [head_k][n_queries]
+    std::vector<float> out_t;       // "           [head_v][n_queries]
+    std::vector<float> head_prob;   // [n_slots][n_queries] without `rows`
+    std::vector<float> head_logit;  // "
 };
 
-struct observe_wants {
-    bool rows;   // probabilities query by query: the `output` and `exact` scores
-    bool fisher; // the `fisher` key weights
-};
-
-// locally merged attention of the observed queries: softmax over scale * q.k_i + ln c_i
-observation observe(const asymkv_group & group, observe_wants wants);
+// locally merged attention of the observed queries: softmax over scale * q.k_i + ln c_i, and the learned sink where there is
+// one. the rows, query by query, are what the `output` and `exact` scores and the `fisher` key weights want
+void observe(const asymkv_group & group, bool wants_rows, observation & out);
 
 } // namespace asymkv

@@ -5,6 +5,7 @@
 #include "asymkv-weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <queue>
 #include <stdexcept>
@@ -30,8 +31,19 @@ struct candidate {
     }
 };
 
+// what overflowed on its way is done last: a NaN has no place in an order
+double priced(double cost) {
+    return std::isnan(cost) ? std::numeric_limits<double>::infinity() : cost;
+}
+
+struct merge_scratch {
+    std::vector<double> weights; // [n_heads][head_k]
+    std::vector<float>  key;     // "
+    std::vector<float>  cos_sin;
+};
+
 // k* = w R(p* - p_i) k_i + (1 - w) R(p* - p_j) k_j, v* and p* by cardinality (algorithm of arXiv 2506.05410, section 4)
-void merge_rows(group_state & st, uint32_t i, uint32_t j, std::vector<double> & weights, std::vector<float> & key_j) {
+void merge_rows(group_state & st, uint32_t i, uint32_t j, merge_scratch & scratch) {
     const auto & g = st.group;
 
     const double ci = st.cards[i];
@@ -41,22 +53,21 @@ void merge_rows(group_state & st, uint32_t i, uint32_t j, std::vector<double> & 
 
     const size_t n_key = (size_t) st.n_heads*st.head_k;
 
-    weights_per_channel(st, i, j, weights.data());
+    weights_per_channel(st, i, j, scratch.weights.data());
 
-    float       * ki = st.keys.data() + (size_t) i*n_key;
-    const float * kj = st.keys.data() + (size_t) j*n_key;
-    std::copy(kj, kj + n_key, key_j.begin());
+    float * ki = st.key(i, 0);
+    float * kj = scratch.key.data();
+    std::copy(st.key(j, 0), st.key(j, 0) + n_key, kj);
 
-    for (uint32_t h = 0; h < st.n_heads; ++h) {
-        rope_move(ki           + (size_t) h*st.head_k, p - st.positions[i], g.rope_freqs, g.n_rot, g.rope_neox != 0);
-        rope_move(key_j.data() + (size_t) h*st.head_k, p - st.positions[j], g.rope_freqs, g.n_rot, g.rope_neox != 0);
-    }
+    rope_move(ki, st.n_heads, st.head_k, p - st.positions[i], g.rope_freqs, g.n_rot, g.rope_neox != 0, scratch.cos_sin);
+    rope_move(kj, st.n_heads, st.head_k, p - st.positions[j], g.rope_freqs, g.n_rot, g.rope_neox != 0, scratch.cos_sin);
+
     for (size_t c = 0; c < n_key; ++c) {
-        ki[c] = (float) (weights[c]*ki[c] + (1.0 - weights[c])*key_j[c]);
+        ki[c] = (float) (scratch.weights[c]*ki[c] + (1.0 - scratch.weights[c])*kj[c]);
     }
 
-    float       * vi = st.values.data() + (size_t) i*st.n_heads*st.head_v;
-    const float * vj = st.values.data() + (size_t) j*st.n_heads*st.head_v;
+    float       * vi = st.value(i, 0);
+    const float * vj = st.value(j, 0);
     for (size_t c = 0; c < (size_t) st.n_heads*st.head_v; ++c) {
         vi[c] = (float) (f*vi[c] + (1.0 - f)*vj[c]);
     }
@@ -71,11 +82,13 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
     if (!score) {
         throw std::invalid_argument("unknown score " + std::to_string(st.params.score));
     }
-    // without queries all output changes are 0, and the leftmost slot would take in all others
-    if (score->keeps_rows && st.group.n_queries == 0) {
-        score = score_find(ASYMKV_SCORE_MASS);
+    // without queries all output changes are 0, and the leftmost slot would take in all others, or leave
+    if (score->keeps_rows && score->merge_cost && st.group.n_queries == 0) {
+        score = score_find(st.params.evict == ASYMKV_EVICT_ONLY ? ASYMKV_SCORE_H2O : ASYMKV_SCORE_MASS);
     }
-    const bool evicts = score->evict_cost != nullptr && st.params.evict != 0;
+    const bool merges = score->merge_cost != nullptr && st.params.evict != ASYMKV_EVICT_ONLY;
+    const bool evicts = score->evict_cost != nullptr && (st.params.evict == ASYMKV_EVICT_ONLY || !score->merge_cost ||
+            (score->evict_apply && st.params.evict == ASYMKV_EVICT_TOO));
     const bool rows   = score->keeps_rows;
 
     if (n_keep == 0) {
@@ -83,6 +96,9 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
     }
 
     weights_prepare(st);
+    if (score->prepare) {
+        score->prepare(st);
+    }
 
     const double inf = std::numeric_limits<double>::infinity();
 
@@ -98,12 +114,13 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
     };
 
     for (uint32_t i = 0; i < st.n_slots; ++i) {
-        if (st.can_merge(i)) {
-            res.first.merge[i] = score->merge_cost(st, i, st.next[i]);
+        if (merges && st.can_merge(i)) {
+            res.first.merge[i] = priced(score->merge_cost(st, i, st.next[i]));
             initial.push_back({ res.first.merge[i], OP_MERGE, i, 0 });
         }
         if (evicts && !st.is_protected(i)) {
-            res.first.evict[i] = score->evict_cost(st, i);
+            // what is expired leaves before anything is merged, the oldest first
+            res.first.evict[i] = st.is_expired(i) ? -1.0 : priced(score->evict_cost(st, i));
             initial.push_back({ res.first.evict[i], OP_EVICT, i, 0 });
         }
     }
@@ -115,19 +132,20 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
             return;
         }
         const uint32_t v = ++version[OP_MERGE][i];
-        if (st.can_merge(i)) {
-            heap.push({ score->merge_cost(st, i, st.next[i]), OP_MERGE, i, v });
+        if (merges && st.can_merge(i)) {
+            heap.push({ priced(score->merge_cost(st, i, st.next[i])), OP_MERGE, i, v });
         }
     };
     const auto rescore_evict = [&](uint32_t i) {
         const uint32_t v = ++version[OP_EVICT][i];
         if (evicts) {
-            heap.push({ score->evict_cost(st, i), OP_EVICT, i, v });
+            heap.push({ priced(score->evict_cost(st, i)), OP_EVICT, i, v });
         }
     };
 
-    std::vector<double> weights((size_t) st.n_heads*st.head_k);
-    std::vector<float>  key_j  ((size_t) st.n_heads*st.head_k);
+    merge_scratch scratch;
+    scratch.weights.resize((size_t) st.n_heads*st.head_k);
+    scratch.key    .resize((size_t) st.n_heads*st.head_k);
 
     uint32_t n_live = st.n_slots;
 
@@ -148,27 +166,24 @@ group_plan plan_group(group_state & st, uint32_t n_keep) {
         if (top.kind == OP_MERGE) {
             const uint32_t j = st.next[i];
 
+            weights_see(st, i);
+            weights_see(st, j);
+
             // the probabilities first: the key weights are read from values and scores before the merge
             if (score->merge_apply) {
                 score->merge_apply(st, i, j);
             }
-            merge_rows   (st, i, j, weights, key_j);
+            merge_rows   (st, i, j, scratch);
             weights_merge(st, i, j);
 
             const uint32_t c = st.merged_cardinality(i, j);
             res.n_lost += (uint64_t) st.cards[i] + st.cards[j] - c;
             st.cards [i]  = c;
-            st.scores[i] += st.scores[j];
+            st.scores [i] += st.scores [j];
+            st.history[i] += st.history[j];
             st.touched[i] = true;
             if (rows) {
-                for (uint32_t h = 0; h < st.n_heads; ++h) {
-                    double sum = 0.0;
-                    const float * v = st.value(i, h);
-                    for (uint32_t ch = 0; ch < st.head_v; ++ch) {
-                        sum += (double) v[ch]*v[ch];
-                    }
-                    st.value_sq[(size_t) i*st.n_heads + h] = sum;
-                }
+                st.update_value_norm(i);
             }
             st.unlink(j);
 

@@ -13,6 +13,9 @@ double weight_scalar(const group_state & state, uint32_t i, uint32_t j);
 // weights of the left key, per channel: out [n_heads][head_k]
 void weights_per_channel(const group_state & state, uint32_t i, uint32_t j, double * out);
 
+// what a merge of slot i needs to know, before its rows are those of a merged slot
+void weights_see(group_state & state, uint32_t i);
+
 // slot j's information goes to slot i
 void weights_merge(group_state & state, uint32_t i, uint32_t j);
 
