@@ -10,13 +10,32 @@ Importing this package loads its libllama in the place of llama_cpp's own, so it
 from importlib.metadata import PackageNotFoundError, version
 
 from .config import AsymKVConfig
-from .errors import AsymKVError, ModelFileError, ModelNotFoundError, ParameterError, UnsupportedError
+from .errors import (
+    AsymKVError,
+    ModelFileError,
+    ModelNotFoundError,
+    ParameterError,
+    RpcError,
+    SessionError,
+    UnsupportedError,
+)
 from .native import loader as _loader
 
-_loader.load()
+try:
+    _loader.load()
 
-from .llama import Llama  # noqa: E402  (needs the library)
-from .stats import AsymKVStats  # noqa: E402
+    from .llama import Llama  # needs the library
+    from .session import Session, load_session, save_session
+    from .stats import AsymKVStats
+except ImportError:
+    # the command says it in one sentence, and `asymkv-gguf doctor` looks for more
+    if not _loader.is_command():
+        raise
+except KeyboardInterrupt:
+    # Ctrl-C while the command starts
+    if not _loader.is_command():
+        raise
+    raise SystemExit(130) from None
 
 try:
     __version__ = version("asymkv-gguf")
@@ -31,6 +50,11 @@ __all__ = [
     "ModelFileError",
     "ModelNotFoundError",
     "ParameterError",
+    "RpcError",
+    "Session",
+    "SessionError",
     "UnsupportedError",
     "__version__",
+    "load_session",
+    "save_session",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 import llama_cpp
 
-from .errors import ModelFileError, ModelNotFoundError
+from .errors import ModelFileError, ModelNotFoundError, UnsupportedError
 
 _GGUF_MAGIC = b"GGUF"
 _GGUF_HEADER_BYTES = 24  # magic, version, number of tensors, number of metadata entries
@@ -23,20 +23,31 @@ _LOG_CONTINUED = 5  # GGML_LOG_LEVEL_CONT
 
 def check_model_file(path: str) -> None:
     """What can be known before llama.cpp opens it: there, readable, and GGUF."""
+    _check_gguf("model", path)
+
+
+def check_lora_file(path: str) -> None:
+    """The same of an adapter's file."""
+    _check_gguf("LoRA", path)
+
+
+def _check_gguf(kind: str, path: str) -> None:
     file = Path(path)
     if not file.exists():
-        raise ModelNotFoundError(f"model file {path} does not exist")
+        raise ModelNotFoundError(f"{kind} file {path} does not exist")
     if file.is_dir():
-        raise ModelFileError(f"model file {path} is a directory; name the .gguf file in it")
+        raise ModelFileError(f"{kind} file {path} is a directory; name the .gguf file in it")
     try:
         with file.open("rb") as stream:
             head = stream.read(_GGUF_HEADER_BYTES)
     except OSError as error:
-        raise ModelFileError(f"model file {path} cannot be read: {error.strerror}") from error
+        raise ModelFileError(f"{kind} file {path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise ModelFileError(f"{kind} file {path} is empty; download it again")
     if head[:4] != _GGUF_MAGIC:
-        raise ModelFileError(f"model file {path} is not a GGUF file; convert the model to GGUF first")
+        raise ModelFileError(f"{kind} file {path} is not a GGUF file; convert the {kind} to GGUF first")
     if len(head) < _GGUF_HEADER_BYTES:
-        raise ModelFileError(f"model file {path} is truncated after {len(head)} bytes; download it again")
+        raise ModelFileError(f"{kind} file {path} is truncated after {len(head)} bytes; download it again")
 
 
 def load_failure(path: str, log: list[str]) -> ModelFileError:
@@ -54,21 +65,41 @@ def context_failure(log: list[str]) -> str | None:
     """Why llama.cpp did not make a context, from what it logged."""
     mark = "failed to initialize the context:"
     reason = next((line.split(mark)[1].strip() for line in reversed(log) if mark in line), log[-1] if log else None)
-    return None if reason is None else re.sub(r"^\w+: ", "", reason)  # the C function's name
+    if reason is None:
+        return None
+    reason = re.sub(r"^\w+: ", "", reason)  # the C function's name
+    if "bad_alloc" in reason or "failed to allocate" in reason:
+        return f"there is not enough memory for the context ({reason}); lower the budget, n_batch or n_ctx"
+    return reason
+
+
+def translated(error: ValueError, model_path: str, log: list[str]) -> Exception:
+    """llama_cpp's error with llama.cpp's reason, from what that logged."""
+    message = str(error)
+    if message.startswith("Failed to load model from file"):
+        return load_failure(model_path, log)
+    if message.startswith("Failed to create llama_context"):
+        return UnsupportedError(context_failure(log) or message)
+    return error
 
 
 @contextlib.contextmanager
-def error_log() -> Iterator[list[str]]:
-    """Collects what llama.cpp logs as errors in this thread; everything goes on to the log function that was set before."""
-    lines = _log.enter()
+def error_log(*, quiet: bool = False, without: bytes | None = None) -> Iterator[list[str]]:
+    """Collects what llama.cpp logs as errors in this thread; unless `quiet`, all goes on to the log function set before.
+
+    `without`: but no line in which this stands.
+    """
+    before = _log.lines.value, _log.lines.quiet, _log.lines.without
     try:
-        yield lines
+        yield _log.enter(quiet or _log.lines.quiet, without)
     finally:
-        _log.leave()
+        _log.leave(*before)
 
 
 class _Lines(threading.local):
     value: list[str] | None = None
+    quiet = False
+    without: bytes | None = None
 
 
 class _Log:
@@ -83,7 +114,9 @@ class _Log:
         self._previous_data = ctypes.c_void_p()
         self._last_level = 0
 
-    def enter(self) -> list[str]:
+    def enter(self, quiet: bool, without: bytes | None) -> list[str]:
+        self.lines.quiet = quiet
+        self.lines.without = without
         lines = self.lines.value = []
         with self._lock:
             self._n_collecting += 1
@@ -92,8 +125,8 @@ class _Log:
                 llama_cpp.llama_log_set(self._callback, None)
         return lines
 
-    def leave(self) -> None:
-        self.lines.value = None
+    def leave(self, value: list[str] | None, quiet: bool, without: bytes | None) -> None:
+        self.lines.value, self.lines.quiet, self.lines.without = value, quiet, without
         with self._lock:
             self._n_collecting -= 1
             if self._n_collecting == 0:
@@ -105,7 +138,9 @@ class _Log:
         lines = self.lines.value
         if lines is not None and self._last_level == _LOG_ERROR and (line := text.decode(errors="replace").strip()):
             lines.append(line)
-        if self._previous:
+        if self.lines.without is not None and self.lines.without in text:
+            return
+        if self._previous and not self.lines.quiet:
             self._previous(level, text, self._previous_data)
 
 

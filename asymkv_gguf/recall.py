@@ -46,6 +46,7 @@ __all__ = [
     "Split",
     "byte_to_unicode",
     "detokenize",
+    "filler_sentence",
     "is_held_out",
     "make_document",
     "make_facts",
@@ -369,6 +370,11 @@ def _fill(rng: random.Random, template: str, fact: Fact | None = None) -> str:
         return rng.choice(_SLOTS[slot])
 
     return _SLOT.sub(word, template)
+
+
+def filler_sentence(rng: random.Random) -> str:
+    """A sentence without a name or a code."""
+    return _fill(rng, rng.choice(_FILLER))
 
 
 def make_document(

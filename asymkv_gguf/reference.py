@@ -11,7 +11,7 @@ before the compression; a merged slot keeps the index of its left part.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,15 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Score = Literal["mass", "output", "exact", "random"]
+Score = Literal["mass", "output", "exact", "random", "h2o", "snapkv", "tova", "streaming", "keydiff"]
 KeyWeights = Literal["mean", "mass", "slimmer", "fisher"]
 
 SCORES: tuple[Score, ...] = get_args(Score)
 KEY_WEIGHTS: tuple[KeyWeights, ...] = get_args(KeyWeights)
 
 TINY = 1e-30  # a denominator below this says nothing: take the next simpler key weights
+FILLED = 0.75  # of the span, what slots take when they have moved: text fills the rest before they move again
 LEAST_DIVISOR = 1e-12  # rows are never divided by less
 LEAST_LEFT = 1e-6  # an operation that leaves a query less of its attention costs |v| + |o|: its exact price is 0/0
+ONLY_EVICT = ("h2o", "snapkv", "tova", "streaming", "keydiff")  # scores that order the slots once, and never merge
+POOL = 7  # slots over which snapkv takes the maximum
 LOGIT_OF_NOTHING = -1e4  # stands for ln 0
 MERGE, EVICT = 0, 1  # kinds of operation; at equal cost a merge is done first
 
@@ -37,18 +40,26 @@ class Params:
     """How to plan and merge: fields of `struct asymkv_params`. ValueError when one is out of range."""
 
     score: Score = "exact"
-    key_weights: KeyWeights = "mass"
-    evict: bool = True  # `exact` only: take the cheaper of merging and evicting
+    key_weights: KeyWeights = "fisher"
+    evict: bool = True  # `exact`: take the cheaper of merging and evicting
+    merge: bool = True  # False: only evict; `exact` and `random`
     max_cardinality: int = 0  # 0: none
     decay: float = 0.0  # `mass` only, in slots; 0: none
-    accumulate: float = 1.0  # weight of the scores of earlier compressions
+    accumulate: float = 0.95  # weight of the scores of earlier compressions
+    history: float = 0.15  # `exact` only: weight of what they saw of a slot, per compression; 0: none
     seed: int = 0  # `random` only
+    span: int = 0  # 0: positions stay; else the most that slots and the next `room` tokens may span
+    room: int = 512
 
     def __post_init__(self) -> None:
         if self.score not in SCORES or self.key_weights not in KEY_WEIGHTS:
             raise ValueError(f"unknown score {self.score!r} or key_weights {self.key_weights!r}")
-        if self.max_cardinality < 0 or not 0 <= self.decay < math.inf or not 0 <= self.accumulate <= 1:
-            raise ValueError("max_cardinality and decay must not be negative, accumulate must lie in [0, 1]")
+        if (
+            self.max_cardinality < 0
+            or not all(0 <= x < math.inf for x in (self.decay, self.history))
+            or not 0 <= self.accumulate <= 1
+        ):
+            raise ValueError("max_cardinality, decay and history must not be negative, accumulate must lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,13 +79,19 @@ class Group:
     n_rot: int = 0  # rotated channels; 0: no RoPE
     scale: float = 1.0
     softcap: float = 0.0  # 0: none
+    is_expired: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # [n], or empty: none is
+    sink_logits: Floats | None = None  # [H, R], learned attention sinks: scores without a slot; None: the model has none
 
     def __post_init__(self) -> None:
         n, n_heads, head_k = self.keys.shape
         n_queries = len(self.query_positions)
         shapes = {"values": (n, n_heads, *self.values.shape[2:3]), "queries": (n_heads, n_queries, head_k)}
         shapes |= dict.fromkeys(("positions", "cardinalities", "scores", "is_protected"), (n,))
-        for name, shape in (shapes | {"rope_freqs": (self.n_rot // 2,)}).items():
+        if len(self.is_expired) == 0:
+            object.__setattr__(self, "is_expired", np.zeros(n, bool))
+        shapes |= {"is_expired": (n,), "rope_freqs": (self.n_rot // 2,)}
+        shapes |= {} if self.sink_logits is None else {"sink_logits": (n_heads, n_queries)}
+        for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, not {getattr(self, name).shape}")
         if self.n_rot % 2 or not 0 <= self.n_rot <= head_k:
@@ -125,6 +142,7 @@ def rotate(x: ArrayLike, delta: ArrayLike, freqs: ArrayLike, n_rot: int, neox: b
 def observe(group: Group) -> Observation:
     """Locally merged attention: softmax over scale q.k + ln c of the visible slots (arXiv 2506.05410).
 
+    Where the model has learned sinks a query's probabilities sum to less than one: the rest is the sink's, which has no value.
     Without queries nothing is known, and every slot counts alike.
     """
     n, n_heads, _ = group.keys.shape
@@ -136,9 +154,11 @@ def observe(group: Group) -> Observation:
         logits = group.softcap * np.tanh(logits / group.softcap)
     is_visible = group.positions <= group.query_positions[:, None]  # [R, n]
     logits = np.where(is_visible, logits + np.log(group.cardinalities), -np.inf)
-    top = logits.max(axis=-1, keepdims=True)
-    weights = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
-    total = weights.sum(axis=-1, keepdims=True)
+    sinks = np.full(logits.shape[:2], -np.inf) if group.sink_logits is None else group.sink_logits
+    top = np.maximum(logits.max(axis=-1), sinks)
+    top = np.where(np.isfinite(top), top, 0.0)
+    weights = np.exp(logits - top[..., None])
+    total = (weights.sum(axis=-1) + np.exp(sinks - top))[..., None]
     a = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     return Observation(a.sum(axis=(0, 1)), a, np.einsum("hrn,nhd->hrd", a, group.values))
 
@@ -172,6 +192,7 @@ def compress(group: Group, params: Params, n_keep: int) -> Result:
     while len(greedy.slots.order) > n_keep:
         ops.append(greedy.cheapest())
         greedy.do(ops[-1])
+    greedy.slots.compact()
     return greedy.slots.result(ops)
 
 
@@ -201,18 +222,52 @@ def replay(group: Group, params: Params, ops: list[Op]) -> list[tuple[float, flo
 
 
 def _answerable(group: Group, params: Params) -> Params:
-    """Without queries all output changes are 0, and the leftmost slot would take in all others: `mass` shares evenly."""
+    """Without queries all output changes are 0, and the leftmost slot would take in all others, or leave: `mass` shares evenly,
+    and where nothing may merge, the least attention so far is evicted."""
     has_no_answer = len(group.query_positions) == 0 and params.score in ("output", "exact")
-    return replace(params, score="mass") if has_no_answer else params
+    return replace(params, score="mass" if params.merge else "h2o") if has_no_answer else params
 
 
 def _can_evict(params: Params) -> bool:
+    if params.score in ONLY_EVICT or not params.merge:
+        return True
     return params.evict and params.score == "exact"
+
+
+def _can_merge(params: Params) -> bool:
+    return params.merge and params.score not in ONLY_EVICT
+
+
+def _priorities(group: Group, params: Params, mass: Floats, scores: Floats, a: Floats) -> Floats:
+    """[n]: the least is evicted first. mass [n] of the observed queries, scores [n] accumulated, probabilities a [H, R, n]."""
+    n = len(group.positions)
+    if params.score == "h2o":  # arXiv 2306.14048
+        return scores
+    if params.score == "snapkv":  # arXiv 2404.14469
+        return np.array([mass[max(i - POOL // 2, 0) : i + POOL // 2 + 1].max() for i in range(n)])
+    if params.score == "tova" and len(group.query_positions):  # arXiv 2401.06104
+        last: Floats = a[:, group.query_positions == group.query_positions.max()].sum(axis=(0, 1))
+        return last
+    if params.score == "streaming":  # arXiv 2309.17453
+        return np.arange(n, dtype=np.float64)
+    if params.score == "keydiff":  # arXiv 2504.15364
+        direction = group.keys / np.maximum(np.linalg.norm(group.keys, axis=-1, keepdims=True), TINY)
+        mean = direction.sum(axis=0)
+        mean /= np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), TINY)
+        return np.asarray(direction.shape[1] - (direction * mean).sum(axis=(1, 2)))
+    return np.zeros(n)
 
 
 def _rope_pairs(n_rot: int, neox: bool) -> tuple[Ints, Ints]:
     t = np.arange(n_rot // 2)
     return (t, t + n_rot // 2) if neox else (2 * t, 2 * t + 1)
+
+
+def compressions(params: Params, age: Floats) -> Floats:
+    """How many compressions a slot of that age in tokens has been in, weighed as its score weighs them [n]."""
+    n = np.maximum(age / params.room, 1)  # `room` tokens come between two
+    a = params.accumulate
+    return (1 - a**n) / (1 - a) if a < 1 else n
 
 
 def _uniform_hash(x: int) -> float:
@@ -235,9 +290,12 @@ class _Slots:
         mass, self.a, self.o = observe(group)  # `a` follows the operations, `o` stays
         per_token = self.a / self.c  # may underflow to 0
         self.logits = np.log(per_token, out=np.full_like(per_token, LOGIT_OF_NOTHING), where=per_token > 0)  # as `a`
-        self.mass = params.accumulate * group.scores + mass  # A
+        past = params.accumulate * group.scores
+        self.mass = past + mass  # A
+        self.history = params.history * past / compressions(params, self.p[-1] - self.p)
         self.all_mass = max(float(self.mass.sum()), TINY)
         self.mean_output = np.einsum("n,nhd->hd", self.mass / self.all_mass, self.v)  # slimmer's o, stays
+        self.priorities = _priorities(group, params, mass, self.mass, self.a)
         # Fisher diagonal [n, H, dk] of the keys for an isotropic gradient of the output, up to a common factor: local
         # form of E[(dL/dk)^2] in arXiv 2506.05410. A rotated pair shares its mean: weights and rotation commute
         pull = self.a.transpose(2, 0, 1) * np.linalg.norm(self.v[:, :, None] - self.o, axis=-1)  # [n, H, R]
@@ -297,13 +355,21 @@ class _Slots:
             u_i, u_j = self.v[i][:, None] - self.o, self.v[j][:, None] - self.o  # [H, R, dv]
             change = (m * f - a_i)[..., None] * u_i + (m * (1 - f) - a_j)[..., None] * u_j
             lengths = np.linalg.norm(self.v[[i, j]], axis=-1).max(axis=0)  # [H]
-            return self.price(np.linalg.norm(change, axis=-1), 1 + m - a_i - a_j, lengths)
+            # of earlier queries only their sums are known: as if each had looked at both slots in the same proportion
+            past = abs(self.history[i] * (1 - f) - self.history[j] * f)
+            distance = np.linalg.norm(self.v[i] - self.v[j], axis=-1).mean()
+            return self.price(np.linalg.norm(change, axis=-1), 1 + m - a_i - a_j, lengths) + float(past * distance)
         return _uniform_hash(self.params.seed + i + 65536 * c_i)
 
     def evict_cost(self, i: int) -> float:
-        """Output change when slot i leaves, the unit of `exact`."""
+        """Output change when slot i leaves, the unit of `exact`; its place in the order where a score has one."""
+        if self.params.score in ONLY_EVICT:
+            return float(self.priorities[i])
+        if self.params.score == "random":
+            return _uniform_hash(self.params.seed + i)
         a_i, distance = self.a[:, :, i], np.linalg.norm(self.v[i][:, None] - self.o, axis=-1)  # [H, R]
-        return self.price(a_i * distance, 1 - a_i, np.linalg.norm(self.v[i], axis=-1))
+        length = np.linalg.norm(self.v[i], axis=-1)  # [H]
+        return self.price(a_i * distance, 1 - a_i, length) + float(self.history[i] * length.mean())
 
     def price(self, change: Floats, left: Floats, lengths: Floats) -> float:
         """Output change summed over [H, R]: `change` over what is `left` of a row; lengths |v| [H] where that is nothing."""
@@ -341,6 +407,7 @@ class _Slots:
         self.v[i] = f * self.v[i] + (1 - f) * self.v[j]
         self.p[i], self.c[i] = p, c
         self.mass[i] += self.mass[j]
+        self.history[i] += self.history[j]
         self.fisher[i] += self.fisher[j]
         self.n_lost += n_tokens - c
         self.order.remove(j)
@@ -349,7 +416,8 @@ class _Slots:
         """Slot i leaves, and its tokens are lost."""
         total = 1 - self.a[:, :, i]
         self.a[:, :, i] = 0
-        self.normalise(total)
+        if self.params.score == "exact":
+            self.normalise(total)
         self.n_lost += int(self.c[i])
         self.order.remove(i)
 
@@ -358,6 +426,27 @@ class _Slots:
         total = np.maximum(total, LEAST_DIVISOR)[..., None]
         self.a /= total
         self.logits -= np.log(total)
+
+    def compact(self) -> None:
+        """Slots before the last protected run move up to it where all would span too many positions: each gets as many as it
+        has tokens, but no more than fit. As attention sees differences only, a text may be of any length."""
+        p, order, span = self.params, self.order, self.params.span
+        if span == 0 or self.p[order[-1]] + p.room - self.p[order[0]] < span:
+            return
+        n_moved = len(order) - int(np.argmin(np.append(self.group.is_protected[order][::-1], False)))
+        if n_moved in (0, len(order)):
+            return
+        moved, first_recent = order[:n_moved], self.p[order[n_moved]]
+        available = max(FILLED * span - p.room - (self.p[order[-1]] - first_recent), 1.0)
+        c = np.sort(self.c[moved]).astype(np.float64)
+        below = np.concatenate(([0.0], np.cumsum(c)[:-1]))  # what narrower slots take
+        above = np.arange(n_moved, 0, -1)
+        too_wide = below + above * c > available
+        width = float(((available - below) / above)[np.argmax(too_wide)]) if too_wide.any() else float(c[-1])
+        widths = np.minimum(self.c[moved], width)
+        ends = first_recent - 0.5 - np.concatenate((np.cumsum(widths[::-1])[::-1][1:], [0.0]))
+        for i, position in zip(moved, ends - widths / 2, strict=True):
+            self.k[i], self.p[i] = self.key_at(i, float(position)), position
 
     def key_at(self, i: int, p: float) -> Floats:
         """Key of slot i, moved to position p."""
@@ -378,6 +467,7 @@ class _Slots:
             cardinalities=self.c[left],
             scores=self.mass[left],
             is_protected=self.group.is_protected[left],
+            is_expired=self.group.is_expired[left],
         )
         return Result(ops, list(self.order), group, self.n_lost)
 
@@ -390,6 +480,9 @@ class _Greedy:
         for i in self.slots.order:
             self.score_merge(i)
             self.score_evict(i)
+        for key in [(EVICT, i) for i in self.slots.order if group.is_expired[i]]:  # before all others, the oldest first
+            if key in self.costs:
+                self.costs[key] = -1.0
 
     def cheapest(self) -> Op:
         """The operation to do next; at equal cost merge before evict, then the lower slot."""
@@ -420,7 +513,7 @@ class _Greedy:
     def score_merge(self, i: int) -> None:
         j, is_protected = self.slots.neighbours(i)[1], self.slots.group.is_protected
         self.costs.pop((MERGE, i), None)
-        if j is not None and not is_protected[i] and not is_protected[j]:
+        if _can_merge(self.slots.params) and j is not None and not is_protected[i] and not is_protected[j]:
             self.costs[MERGE, i] = self.slots.merge_cost(i, j)
 
     def score_evict(self, i: int) -> None:

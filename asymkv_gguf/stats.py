@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+NATIVE_ATTN: Final = 1  # enum asymkv_native
+NATIVE_COMPRESS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class AsymKVStats:
     kv_heads: int
     compressions: int
     merges: int  # summed over layers and groups
-    evictions: int  # "
+    evictions: int  # summed as well
     kv_bytes: int  # K and V, as allocated
     table_bytes: int  # cardinalities, observed queries and tables
     stock_kv_bytes: int  # K and V of a stock cache for the longest text (n_ctx)
@@ -28,6 +32,8 @@ class AsymKVStats:
     plan_seconds: float
     merge_seconds: float
     compress_seconds: float  # wall clock, all of it
+    native_attention: bool  # cardinalities are added inside ggml's attention kernels (docs/build.md, bundled mode)
+    device_compressions: int  # of `compressions`, those that ran where the cache is: their time is in `observe_seconds`
 
     @classmethod
     def from_native(cls, stats: Mapping[str, int]) -> AsymKVStats:
@@ -50,17 +56,21 @@ class AsymKVStats:
             plan_seconds=stats["t_plan_us"] / 1e6,
             merge_seconds=stats["t_merge_us"] / 1e6,
             compress_seconds=stats["t_compress_us"] / 1e6,
+            native_attention=bool(stats["native_ops"] & NATIVE_ATTN),
+            device_compressions=stats["n_device_compressions"],
         )
 
     def as_dict(self) -> dict[str, int | float]:
         return dataclasses.asdict(self)
 
-    def notice(self) -> str:
-        """One line for people: `18,432 tokens in 2,080 slots (260 MiB instead of 2,304 MiB)`."""
-        return (
-            f"{self.tokens:,} tokens in {self.slots:,} slots "
-            f"({size_text(self.kv_bytes)} instead of {size_text(self.stock_kv_bytes)})"
-        )
+    def notice(self, stock_kv_bytes: int | None = None) -> str:
+        """One line for people: `18,432 tokens in 2,080 slots (260 MiB instead of 2,304 MiB)`.
+
+        `stock_kv_bytes`: what to compare with, instead of a cache for the longest text.
+        """
+        full = self.stock_kv_bytes if stock_kv_bytes is None else stock_kv_bytes
+        instead = f" instead of {size_text(full)}" if full > self.kv_bytes else ""
+        return f"{self.tokens:,} tokens in {self.slots:,} slots ({size_text(self.kv_bytes)}{instead})"
 
 
 def size_text(n_bytes: int) -> str:

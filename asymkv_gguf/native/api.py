@@ -56,6 +56,17 @@ class Api:
         message: bytes = self.ffi.string(self.lib.asymkv_last_error())
         return message.decode(errors="replace")
 
+    def forget_error(self) -> None:
+        """Before a call that may set last_error() and cannot return a status: llama_decode."""
+        # a refused null pointer leaves a sentence that no such call leaves
+        self.lib.asymkv_params_check(self.ffi.NULL)
+
+    def new_error(self) -> str | None:
+        """last_error(), if it was set after forget_error()."""
+        error = self.last_error()
+        self.forget_error()
+        return None if error == self.last_error() else error
+
     def check(self, status: int) -> int:
         """`status`, if it is no error."""
         if status >= 0:
@@ -87,6 +98,13 @@ class Api:
         names = [name for name, _ in self.ffi.typeof(struct[0]).fields]
         return {name: getattr(struct, name) for name in names if name != "size"}
 
+    def architectures(self) -> list[str]:
+        """Names of the architectures that llama.cpp knows."""
+        names: list[str] = []
+        while (name := self.lib.asymkv_architecture(len(names))) != self.ffi.NULL:
+            names.append(self.ffi.string(name).decode())
+        return names
+
     # parameters for the next context of this thread
 
     def params_check(self, params: Any) -> None:
@@ -97,6 +115,10 @@ class Api:
 
     def model_check(self, model: Any, params: Any) -> None:
         self.check(self.lib.asymkv_model_check(self._pointer("struct llama_model *", model), params))
+
+    def native_ops(self) -> int:
+        """enum asymkv_native: what all devices of this process can do."""
+        return int(self.lib.asymkv_native_ops())
 
     # a context with a merged cache
 
@@ -109,6 +131,10 @@ class Api:
         params = self.new("params")
         self.check(self.lib.asymkv_get_params(self._context(context), params))
         return self.fields(params)
+
+    def check_cache(self, context: Any) -> None:
+        """AsymKVError that names the first invariant of the merged cache that does not hold. Slow: for tests."""
+        self.check(self.lib.asymkv_check(self._context(context)))
 
     def compress(self, context: Any, n_keep: int) -> None:
         self.check(self.lib.asymkv_compress(self._context(context), n_keep))

@@ -16,6 +16,8 @@ _NO_SLOT = 0xFFFFFFFF
 _GROUP_TYPES = {
     "keys": "f4", "values": "f4", "queries": "f4", "query_positions": "i4", "positions": "f8",
     "cardinalities": "u4", "scores": "f4", "is_protected": "u1", "rope_freqs": "f4",
+    "is_expired": "u1",
+    "sink_logits": "f4",
 }  # fmt: skip
 _RESULT_TYPES = {
     "mass": "f4", "cost_merge": "f8", "cost_evict": "f8", "kept": "u4",
@@ -54,13 +56,17 @@ def read_group(api: Api, context: Any, layer: int, group: int) -> Group:
         "queries": (n_heads, n_queries, struct.head_k),
         "query_positions": (n_queries,),
         "rope_freqs": (struct.n_rot // 2,),
+        "sink_logits": (n_heads, n_queries),
     }
     arrays = {name: np.zeros(shapes.get(name, (n,)), dtype) for name, dtype in _GROUP_TYPES.items()}
     _point(api, struct, arrays)
     api.check(api.lib.asymkv_read_group(pointer, layer, group, struct))
+    if np.isneginf(arrays["sink_logits"]).all():  # the library's word for none
+        del arrays["sink_logits"]
     return Group(
-        **{name: array.astype(_reference_type(array)) for name, array in arrays.items() if name != "is_protected"},
+        **{name: array.astype(_reference_type(array)) for name, array in arrays.items() if array.dtype != np.uint8},
         is_protected=arrays["is_protected"].astype(bool),
+        is_expired=arrays["is_expired"].astype(bool),
         rope_neox=bool(struct.rope_neox),
         n_rot=struct.n_rot,
         scale=struct.scale,
@@ -72,7 +78,11 @@ def compress_group(api: Api, group: Group, params: Params, n_keep: int) -> Nativ
     """asymkv_compress_group on one group. Raises ParameterError with the library's sentence."""
     n, n_heads, head_k = group.keys.shape
     head_v = group.values.shape[2]
-    arrays = {name: np.ascontiguousarray(getattr(group, name), dtype) for name, dtype in _GROUP_TYPES.items()}
+    arrays = {
+        name: np.ascontiguousarray(getattr(group, name), dtype)
+        for name, dtype in _GROUP_TYPES.items()
+        if getattr(group, name) is not None
+    }
     struct = api.new("group")
     struct.n_slots, struct.n_heads, struct.n_queries = n, n_heads, len(group.query_positions)
     struct.head_k, struct.head_v, struct.n_rot = head_k, head_v, group.n_rot
@@ -101,11 +111,14 @@ def native_params(api: Api, params: Params) -> Any:
     return api.params(
         score=getattr(api.lib, f"ASYMKV_SCORE_{params.score.upper()}"),
         key_weights=getattr(api.lib, f"ASYMKV_KEYS_{params.key_weights.upper()}"),
-        evict=int(params.evict),
+        evict=int(params.evict) if params.merge else 2,
         max_cardinality=params.max_cardinality,
         decay=params.decay,
         accumulate=params.accumulate,
+        history=params.history,
         seed=params.seed,
+        span=params.span,
+        room=params.room,
     )
 
 

@@ -60,6 +60,14 @@ def load() -> Native:
     return native
 
 
+def is_command() -> bool:
+    """Whether this process is the command asymkv-gguf, and not somebody's program that imports the package."""
+    if Path(sys.argv[0]).stem == "asymkv-gguf":
+        return True
+    # `python -m asymkv_gguf` imports the package first, under this name
+    return sys.argv[0] == "-m" and "asymkv_gguf" in sys.orig_argv
+
+
 _dll_directories: list[object] = []
 
 
