@@ -33,9 +33,9 @@ class Outcome:
     answers: list[str] = field(default_factory=list)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, short_help="Ask the packaged model with a full and a merged cache.")
 @click.option("--budget", type=int, default=BUDGET, metavar="N", help="Slots that a compression leaves.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, help="Another text and other questions.")
+@click.option("--seed", type=click.IntRange(min=0), default=2, help="Another text and other questions.")
 @click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), default=1, help="CPU threads; one is fast enough.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def demo(budget: int, seed: int, n_threads: int, as_json: bool) -> None:

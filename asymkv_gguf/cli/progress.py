@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
-from typing import Any
-
-import click
+from typing import TYPE_CHECKING
 
 from ..llama import Llama
+
+if TYPE_CHECKING:
+    from ..reading_bar import ReadingBar
 
 
 class Reading:
@@ -19,8 +21,8 @@ class Reading:
         self.n_tokens = 0
         self.seconds = 0.0
         self._llm = llm
-        self._bar: Any = None
-        self._done = False
+        self._bar = _bar() if sys.stderr.isatty() else None
+        self.done = False
 
     def __enter__(self) -> Reading:
         self._started = time.perf_counter()
@@ -32,20 +34,22 @@ class Reading:
         self._close_bar()
 
     def _on_progress(self, done: int, total: int) -> None:
-        if self._done:  # what is evaluated now are the tokens of the answer
+        if self.done:  # what is evaluated now are the tokens of the answer
             return
         self.n_tokens = total
         self.seconds = time.perf_counter() - self._started
-        self._done = done >= total
-        if self._bar is None and not self._done and sys.stderr.isatty():
-            self._bar = click.progressbar(length=total, label="reading", file=sys.stderr, show_pos=True)
-            self._bar.__enter__()
+        self.done = done >= total
         if self._bar is not None:
-            self._bar.update(done - self._bar.pos)
-        if self._done:
-            self._close_bar()
+            self._bar.update(done, total)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
+            self._bar.close()
+
+
+def _bar() -> ReadingBar:
+    from rich.console import Console
+
+    from ..reading_bar import ReadingBar
+
+    return ReadingBar(Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))))
