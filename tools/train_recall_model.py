@@ -389,11 +389,12 @@ def save(
 
 # --- GGUF --------------------------------------------------------------------------------------
 
-# Messages are put one after the other; an assistant's answer continues the line of the question.
+# Messages are put one after the other; an assistant's answer continues the line of the question. The line break is
+# written as an expression because trim_blocks, which chat templates are rendered with, takes it away after a block.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %} {{ message['content'] | trim }}"
-    "{% else %}{% if not loop.first %}\n{% endif %}{{ message['content'] }}{% endif %}"
+    "{% else %}{{ '' if loop.first else '\\n'    }}{{ message['content'] }}{% endif %}"
     "{% endfor %}"
 )
 
