@@ -20,9 +20,12 @@ def random_group(
     sinks: int = 3,
     recent: int = 12,
     merged: bool = True,
+    learned_sinks: bool = False,
+    n_gqa: int = 1,
     seed: int = 0,
 ) -> Group:
-    """`merged`: a third of the slots stand for several tokens already, and scores have accumulated.
+    """`merged`: a third of the slots stand for several tokens already, and scores have accumulated. `learned_sinks`: each of
+    the `n_gqa` query heads of a KV head has one, which takes some or most of its queries' attention.
 
     Values are those of single precision, since the native side stores them so.
     """
@@ -40,6 +43,10 @@ def random_group(
     keys = normal(n, n_heads, head_k)
     for i in range(1, n):
         keys[i] = (0.5 * keys[i - 1] + 0.8 * keys[i]).astype(np.float32)
+    sink_logits = None
+    if learned_sinks:
+        of_heads = np.linspace(5.0, 9.0, n_heads * n_gqa).reshape(n_heads, n_gqa)
+        sink_logits = of_heads[:, np.arange(n_queries) % n_gqa].astype(np.float32).astype(np.float64)
     return Group(
         keys=keys,
         values=normal(n, n_heads, head_v),
@@ -55,4 +62,5 @@ def random_group(
         n_rot=n_rot,
         scale=float(np.float32(head_k**-0.5)),
         softcap=softcap,
+        sink_logits=sink_logits,
     )

@@ -37,7 +37,14 @@ index 1111111..2222222 100644
 def source(tmp_path: Path) -> Path:
     """A directory in the shape of llama-cpp-python's unpacked source archive."""
     llama = tmp_path / "source" / "vendor" / "llama.cpp"
-    for name in ("src/code.cpp", "src/other.cpp", "include/llama.h", "ggml/CMakeLists.txt", "tools/not-needed.cpp"):
+    for name in (
+        "src/code.cpp",
+        "src/other.cpp",
+        "include/llama.h",
+        "ggml/CMakeLists.txt",
+        "tests/test-backend-ops.cpp",
+        "tests/not-needed.cpp",
+    ):
         (llama / name).parent.mkdir(parents=True, exist_ok=True)
         (llama / name).write_text(CODE)
     (llama / "CMakeLists.txt").write_text("set(LLAMA_VERSION_MAJOR 0)\n")
@@ -79,7 +86,7 @@ def test_what_is_needed_is_copied_and_patched(tmp_path: Path, source: Path, patc
     assert (tree / "src/code.cpp").read_text() == "one\ntwo\nTHREE\nthree and a half\nfour\nfive\n"
     assert (tree / "src/other.cpp").read_text() == CODE
     assert (tree / "LICENSE.llama-cpp-python").read_text() == "binding\n"
-    assert not (tree / "tools").exists()
+    assert sorted(path.name for path in (tree / "tests").iterdir()) == ["test-backend-ops.cpp"]
 
 
 def test_the_given_source_is_never_changed(tmp_path: Path, source: Path, patches: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pseudo_terminal import PseudoTerminal
 
 from asymkv_gguf import recall
 from asymkv_gguf.cli import main
@@ -89,6 +90,15 @@ def test_the_text_can_come_from_a_pipe(tmp_path: Path) -> None:
     assert piped.stdout == given.stdout
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_at_a_terminal_a_bar_tells_how_fast_a_long_text_is_read(tmp_path: Path) -> None:
+    with PseudoTerminal("run", "-m", MODEL, "-p", TEXT, "-n", 1, "-t", 1, "-b", 2, *SMALL, cwd=tmp_path) as terminal:
+        assert terminal.wait_for_end() == 0
+    assert re.search(r"reading.*\d+/698 tokens.*t/s", terminal.raw)
+    assert "reading" not in terminal.screen  # it leaves
+    assert "instead of 2.5 MiB" in terminal.screen
+
+
 def test_the_stock_cache_needs_no_notice(tmp_path: Path) -> None:
     done = command("run", "-m", MODEL, "-p", "The", "-n", 3, "--temp", 0, "--no-asymkv", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["asymkv"] is None
@@ -122,15 +132,16 @@ def test_every_option_of_the_cache_arrives(tmp_path: Path) -> None:
 
 
 def test_the_papers_setting_is_one_flag(tmp_path: Path) -> None:
-    done = command("run", "-m", MODEL, "-p", "The", "-n", 1, "--asymkv-paper", "--json", cwd=tmp_path)
+    done = command("run", "-m", MODEL, "-p", "The", "-n", 1, "--asymkv-policy", "asymkv-paper", "--json", cwd=tmp_path)
     cache = json.loads(done.stdout)["asymkv"]
     assert (cache["budget"], cache["groups"]) == (2080, 1)
 
 
-def test_a_budget_in_mebibytes_is_never_exceeded(tmp_path: Path) -> None:
-    done = command("run", "-m", MODEL, "-p", "The", "-n", 1, "--asymkv-budget", "1MiB", "--json", cwd=tmp_path)
-    cache = json.loads(done.stdout)["asymkv"]
-    assert (1 << 19) < cache["kv_bytes"] <= 1 << 20
+@pytest.mark.parametrize(("budget", "n_bytes", "batch"), [("1MiB", 1 << 20, []), ("1.75MiB", 7 << 18, ["-b", "512"])])
+def test_a_budget_in_mebibytes_is_never_exceeded(in_process: InProcess, budget: str, n_bytes: int, batch: list[str]) -> None:
+    arguments = ["-m", MODEL, "-p", "The", "-n", 1, "-t", 1, "--asymkv-budget", budget, *batch, "--json"]
+    cache = json.loads(in_process("run", *arguments)[1])["asymkv"]
+    assert n_bytes // 2 < cache["kv_bytes"] <= n_bytes
 
 
 def test_an_environment_variable_stands_for_an_option(tmp_path: Path) -> None:
@@ -152,8 +163,13 @@ def test_an_environment_variable_stands_for_an_option(tmp_path: Path) -> None:
         (["-m", MODEL, "-f", "text.txt", "-c", "256"], "exceed context window of 256"),
         (
             ["-m", MODEL, "-p", "x", "--asymkv-budget", "1KiB"],
-            "asymkv-gguf: 0.000976562 MiB are too few for this model's cache; give 1 MiB or more",
+            "asymkv-gguf: 1.0 KiB are too few for this model's cache; give --asymkv-budget 1MiB or more",
         ),
+        (
+            ["-m", MODEL, "-p", "x", "--asymkv-budget", "1MiB", "-b", "512"],
+            "asymkv-gguf: 1.0 MiB are too few for this model's cache with batches of 512; give --asymkv-budget 2MiB or more",
+        ),
+        (["-m", "empty.gguf", "-p", "x"], "asymkv-gguf: model file empty.gguf is empty; download it again"),
         (["-m", MODEL, "-p", "x", "-fa", "off", "-ctv", "q8_0"], "V cache"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -162,6 +178,7 @@ def test_what_fails_is_one_sentence_and_exit_code_1(
     tmp_path: Path, in_process: InProcess, arguments: list[object], sentence: str
 ) -> None:
     (tmp_path / "cut.gguf").write_bytes(MODEL.read_bytes()[:9999])
+    (tmp_path / "empty.gguf").touch()
     (tmp_path / "text.txt").write_text("The harbour was quiet." * 80)
     (tmp_path / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
     code, out, err = in_process("run", *arguments)
@@ -182,6 +199,8 @@ def test_a_failing_process_ends_with_that_code_and_no_traceback(tmp_path: Path) 
         (["--asymkv-budget", "0"], "0 is no size for a cache; give 1 or more"),
         (["--asymkv-budget", "-5"], "-5 is no size for a cache; give 1 or more"),
         (["--asymkv-budget", "much"], "'much' is neither a number of slots nor a size such as 260MiB"),
+        (["--asymkv-budget", "1.5"], "'1.5' is neither a number of slots nor a size such as 260MiB"),
+        (["--asymkv-budget", "0.0MiB"], "0.0MiB is no size for a cache; give 1 or more"),
         (["--asymkv-budget", "50"], "budget 50 is too small for 4 sinks and 64 recent tokens; raise it to 69 or more"),
         (["--asymkv-budget", "256", "-b", "512"], "budget 256 is too small for 4 sinks, 64 recent tokens and batches of 512"),
         (["--asymkv-observe", "100"], "observe 100 is more than the 64 recent tokens"),
@@ -208,13 +227,68 @@ def test_no_text_is_a_wrong_use(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
-    # a pipe that nobody fills: the command waits for its text
-    process = start("run", "-m", MODEL, cwd=tmp_path, stdin=subprocess.PIPE)
-    time.sleep(5)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = start("run", "-m", MODEL, "-f", pipe, cwd=tmp_path)
+    with pipe.open("w"):  # comes back as soon as the command waits for its text
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_ctrl_c_while_the_command_starts_is_no_traceback(tmp_path: Path) -> None:
+    options = ["-X", "importtime", "-m", "asymkv_gguf", "run", "-m", str(MODEL)]
+    process = subprocess.Popen([sys.executable, *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "llama_cpp.llama_types" not in process.stderr.readline():
+        pass
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_good_as_the_null_device(tmp_path: Path, closed: str) -> None:
+    words = [sys.executable, "-m", "asymkv_gguf", "run", "-m", str(MODEL), "-p", "The", "-n", "1", "-t", "1", "--json"]
+    done = subprocess.run(["/bin/sh", "-c", f"{shlex.join(words)} {closed}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("{") == (">&-" not in closed.replace("2>&-", ""))
+    assert ("asymkv: " in done.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [["run", "-n", "1", "-p", "The"], ["chat", "-n", "1", "-p", "The", "-st"]])
+def test_a_full_disk_behind_stdout_is_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    words = [sys.executable, "-m", "asymkv_gguf", *command, "-m", str(MODEL), "-t", "1"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "asymkv-gguf: the output is not complete: No space left on device; make room, and run the command again"
+
+
+def test_an_error_of_the_system_has_no_number(in_process: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    code, _, err = in_process("run", "-m", MODEL, "-f", "directory")
+    assert (code, err) == (1, "asymkv-gguf: text file directory cannot be read: Is a directory\n")
+
+
+def test_a_model_without_its_flag_is_told_the_flag(in_process: InProcess) -> None:
+    code, _, err = in_process("model.gguf")
+    assert code == 2
+    assert "model.gguf is no command; a model is given with -m model.gguf" in err
+
+
+def test_the_help_lists_the_commands_that_people_need_first_and_cuts_no_sentence(in_process: InProcess) -> None:
+    code, out, _ = in_process()
+    assert code == 0
+    commands = out.split("Commands:\n")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in commands.splitlines()][:3] == ["chat", "run", "serve"]
+    assert "..." not in commands
+    assert "asymkv-gguf demo " in out
 
 
 def test_version_and_help_end_with_0(tmp_path: Path) -> None:

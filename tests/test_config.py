@@ -47,11 +47,29 @@ def test_key_weights_are_numbered_as_in_the_header(name: str) -> None:
         ({"key_weights": "foo"}, "unknown key_weights 'foo'; there are mean, mass, slimmer, fisher"),
         ({"per_head": 1}, "per_head must be True or False, not 1"),
         ({"evict": None}, "evict must be True or False, not None"),
+        ({"merge": 1}, "merge must be True or False, not 1"),
+        ({"score": "h2o", "evict": False}, "score 'h2o' only evicts; leave evict at True"),
+        ({"merge": False, "evict": False}, "score 'exact' is not to merge; leave evict at True"),
+        (
+            {"score": "mass", "merge": False},
+            "score 'mass' cannot evict; leave merge at True, or choose one of exact, random",
+        ),
         ({"max_cardinality": 0}, "max_cardinality must be 1 or more"),
-        ({"decay": 0.0}, "decay must be a positive number of slots or None"),
-        ({"decay": math.nan}, "decay must be a positive number of slots or None"),
+        ({"decay": 0.0}, "decay must be a number of slots, 1 to 16777216, or None, not 0.0"),
+        ({"decay": math.nan}, "decay must be a number of slots, 1 to 16777216, or None, not nan"),
+        ({"decay": 1e-60}, "decay must be a number of slots, 1 to 16777216, or None, not 1e-60"),  # 0, in single precision
         ({"accumulate": 1.5}, "accumulate must be between 0 and 1, not 1.5"),
         ({"accumulate": "1"}, "accumulate must be between 0 and 1, not '1'"),
+        ({"history": -0.1}, "history must be between 0 and 1000, not -0.1"),
+        ({"history": math.inf}, "history must be between 0 and 1000, not inf"),
+        ({"history": 3.4028235677973366e38}, "history must be between 0 and 1000, not 3.4028235677973366e+38"),  # inf, there
+        ({"horizon": 63}, "horizon must be 64 or more, not 63"),
+        ({"horizon": 1 << 31}, "horizon must be at most 2147483647 tokens, not 2147483648"),
+        (
+            {"horizon": 500, "score": "mass"},
+            "beyond a horizon slots leave, but score 'mass' cannot evict; leave horizon at None",
+        ),
+        ({"horizon": 500, "evict": False}, "beyond a horizon slots leave, but evict is False; leave horizon at None"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"chunk": 0}, "chunk must be 1 or more"),
         ({"sink": 4}, "there is no setting 'sink'; there are budget, sinks"),
@@ -88,7 +106,9 @@ def test_asymkv_takes_a_switch_a_dict_or_a_config() -> None:
     assert AsymKVConfig.from_value(True) == AsymKVConfig()
     assert AsymKVConfig.from_value({"budget": 300}) == config
     assert AsymKVConfig.from_value(config) is config
-    with pytest.raises(ValueError, match="asymkv must be True, False, an AsymKVConfig or a dict, not 2048"):
+    with pytest.raises(
+        ValueError, match="asymkv must be True, False, an AsymKVConfig, a dict or the name of a policy, not 2048"
+    ):
         AsymKVConfig.from_value(2048)
 
 

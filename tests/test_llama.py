@@ -287,7 +287,7 @@ def test_a_missing_file_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("n_bytes", "sentence"),
     [
-        (0, "is not a GGUF file"),
+        (0, "is empty; download it again"),
         (10, "is truncated after 10 bytes; download it again"),
         (100, r"is truncated or damaged \(100 bytes\); download it again"),
         (50_000, "is truncated or damaged"),

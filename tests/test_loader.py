@@ -34,13 +34,19 @@ def test_llama_cpp_runs_on_our_libllama() -> None:
 
     native = loader.load()
     assert Path(llama_cpp.llama_cpp._lib._name) == native.library
-    loaded = {loader.library_name(path): path for path in loader.loaded_libraries()}
-    assert loaded["llama"].samefile(native.library)
-    assert loaded["ggml-base"].parent.samefile(native.ggml_dir)
+    loaded = loader.loaded_libraries()
+    assert any(path.samefile(native.library) for path in loaded)
+    assert any(path.parent.samefile(native.ggml_dir) for path in loaded if loader.library_name(path) == "ggml-base")
 
 
-def test_one_libllama_and_one_ggml_are_loaded() -> None:
-    names = [loader.library_name(path) for path in loader.loaded_libraries()]
+def test_one_libllama_and_one_ggml_are_loaded(tmp_path: Path) -> None:
+    """In a process of its own: other tests load libraries that they have built around a ggml."""
+    code = """
+        import asymkv_gguf
+        from asymkv_gguf.native import loader
+        print(*[loader.library_name(path) for path in loader.loaded_libraries()])
+    """
+    names = run_python(code, tmp_path).stdout.split()
     for name in ("llama", "ggml", "ggml-base"):
         assert names.count(name) == 1
 

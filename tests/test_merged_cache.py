@@ -51,6 +51,27 @@ def assert_invariants(llm: Llama) -> None:
         assert exact["position"].tolist() == [*range(SINKS), *range(n_tokens - RECENT, n_tokens)]
 
 
+@pytest.mark.parametrize("batches", [(64, 64, 12), (140,), (100, *[1] * 40), (64, 3, *[1] * 20, 7, 46), (*[1] * 140,)], ids=str)
+@pytest.mark.parametrize(("recent", "observe"), [(40, 10), (40, 40), (40, 13)])
+def test_observed_queries_are_spread_over_the_recent_tokens(
+    tiny: Callable[[str], Path], batches: tuple[int, ...], recent: int, observe: int
+) -> None:
+    llm = small_llama(tiny("llama"), recent=recent, observe=observe)
+    for n in batches:
+        read(llm, random_tokens(n), n)
+    group = read_group(_api, llm.ctx, 0, 0)
+    n_gqa = group.queries.shape[1] // len(set(group.query_positions))
+    positions = group.query_positions[::n_gqa]
+    stride = recent // observe
+    assert len(positions) <= observe
+    assert positions[-1] > 139 - stride
+    assert positions[0] >= 139 - recent
+    assert np.all((np.diff(positions) >= 1) & (np.diff(positions) < 2 * stride))
+    if batches == (140,):
+        assert np.all(np.diff(positions) == stride)
+        assert (len(positions), positions[-1]) == (observe, 139)
+
+
 @pytest.mark.parametrize("per_head", [True, False], ids=["per-head", "per-layer"])
 @pytest.mark.parametrize("score", ["mass", "output", "exact", "random"])
 @pytest.mark.parametrize("model", list(MERGED))
@@ -70,6 +91,26 @@ def test_every_compression_conserves_cardinality_and_order(
     assert stats.merges + stats.evictions == (llm.n_tokens - stats.slots) * sum(1 for _ in groups(llm))
     assert np.isfinite(last_logits(llm)).all()
     llm.close()
+
+
+@pytest.mark.parametrize(("positions", "per_head"), [("original", True), ("compact", True), ("compact", False)])
+def test_beyond_the_horizon_only_sinks_stay(tiny: Callable[[str], Path], positions: str, per_head: bool) -> None:
+    horizon, n_tokens = 200, 700
+    old = {None: 0, horizon: 0}
+    for limit in old:
+        llm = small_llama(tiny("llama"), positions=positions, per_head=per_head, horizon=limit)
+        for token in random_tokens(n_tokens):
+            llm.eval([token])
+        stats = llm.asymkv_stats()
+        assert stats.compressions > 3
+        first = n_tokens - horizon - (stats.capacity - BUDGET)  # at the latest compression
+        for layer, group in groups(llm):
+            slots = llm.asymkv_slots(layer, group)
+            old[limit] += int(np.sum(slots["last"][SINKS:] < first))
+            assert int(slots["cardinality"].sum()) + llm.asymkv_lost(layer, group) == n_tokens
+            assert slots["last"][:SINKS].tolist() == list(range(SINKS))
+        llm.close()
+    assert old[horizon] == 0 < old[None]
 
 
 @pytest.mark.parametrize("max_cardinality", [1, 5])
@@ -97,12 +138,12 @@ def test_a_live_cache_is_merged_as_the_reference_merges_it(
 ) -> None:
     """Twice, so that the second compression starts from merged slots. Stored rows differ by the cache type's rounding."""
     llm = small_llama(tiny("llama-head64"), cache_type, score=score, key_weights=key_weights, per_head=per_head)
-    params = reference.Params(score=score, key_weights=key_weights)
+    n_keep = 110
+    params = reference.Params(score=score, key_weights=key_weights, room=llm.asymkv_stats().capacity - n_keep)
     tokens = random_tokens(400)
     for part in (tokens[:150], tokens[150:190]):
         read(llm, part, BATCH)
         before = {index: read_group(_api, llm.ctx, *index) for index in groups(llm)}
-        n_keep = 110
         llm.asymkv_compress(n_keep)
         for index, group in before.items():
             after = read_group(_api, llm.ctx, *index)
@@ -119,7 +160,7 @@ def test_a_live_cache_is_merged_as_the_reference_merges_it(
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
-@pytest.mark.parametrize("model", list(MERGED))
+@pytest.mark.parametrize("model", [model for model in MERGED if model != "gpt-oss"])  # its sinks fade as tokens become more
 def test_a_key_moved_by_d_positions_is_the_key_computed_d_positions_later(
     tiny: Callable[[str], Path], model: str, cache_type: str
 ) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import random_tokens, read, settings
-from test_merged_cache import BATCH, assert_invariants, small_llama
 from tiny_models import REFUSED, Builder
 
 from asymkv_gguf import AsymKVConfig, Llama
@@ -28,23 +27,6 @@ def test_a_refused_model_has_the_stock_cache_when_asymkv_is_off(tiny: Callable[[
     llm = Llama(str(tiny(model)), **settings(flash_attn=False))
     assert np.isfinite(read(llm, random_tokens(50), 25)).all()
     llm.close()
-
-
-def test_attention_sinks_need_one_plan_per_layer_and_then_merge(tiny: Callable[[str], Path]) -> None:
-    with pytest.raises(UnsupportedError, match="set per_head to false"):
-        Llama(str(tiny("gpt-oss")), asymkv=True, **settings())
-    stock = Llama(str(tiny("gpt-oss")), **settings())
-    merged = Llama(str(tiny("gpt-oss")), asymkv={"budget": 512, "per_head": False}, **settings())
-    tokens = random_tokens(200)
-    np.testing.assert_array_equal(read(merged, tokens, 64), read(stock, tokens, 64))
-    stock.close()
-    merged.close()
-    small = small_llama(tiny("gpt-oss"), per_head=False)
-    for start in range(0, 500, BATCH):
-        small.eval(random_tokens(500)[start : start + BATCH])
-        assert_invariants(small)
-    assert small.asymkv_stats().compressions > 0
-    small.close()
 
 
 def test_a_quantized_cache_of_heads_that_share_blocks_is_refused_per_head(tmp_path: Path) -> None:

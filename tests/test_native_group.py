@@ -14,7 +14,7 @@ from asymkv_gguf import reference
 from asymkv_gguf.errors import ParameterError
 from asymkv_gguf.llama import _api
 from asymkv_gguf.native.groups import compress_group, native_params
-from asymkv_gguf.reference import KEY_WEIGHTS, SCORES, Group, KeyWeights, Params, Score
+from asymkv_gguf.reference import KEY_WEIGHTS, ONLY_EVICT, SCORES, Group, KeyWeights, Params, Score
 
 SHAPES: dict[str, dict[str, Any]] = {
     "norm": {},
@@ -24,6 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "softcap": {"softcap": 5.0},
     "odd-sizes": {"head_k": 20, "head_v": 13, "n_rot": 10, "n_queries": 7},
     "many-queries": {"n_queries": 150, "n": 60},
+    "learned-sinks": {"learned_sinks": True, "n_gqa": 4},
 }
 
 
@@ -66,6 +67,8 @@ def test_native_observes_plans_and_merges_as_the_reference_does(
         {"score": "mass", "max_cardinality": 5, "decay": 20.0},
         {"score": "output", "max_cardinality": 3},
         {"score": "random", "seed": 12345678901234567890},
+        {"score": "random", "seed": 12345678901234567890, "merge": False},
+        {"score": "exact", "merge": False},
     ],
 )
 def test_options_mean_the_same_in_both(changes: dict[str, Any]) -> None:
@@ -91,11 +94,24 @@ def _at_equal_positions(group: Group) -> Group:
     return replace(group, positions=np.floor(group.positions / 3) * 3)
 
 
+def _without_some_sinks(group: Group) -> Group:
+    logits = np.linspace(-40.0, 40.0, group.queries[..., 0].size).reshape(group.queries.shape[:2])
+    logits[:, ::5] = -np.inf
+    return replace(_seen_in_part(group), sink_logits=logits.astype(np.float32).astype(np.float64))
+
+
 def _heavily_merged(group: Group) -> Group:
     return replace(group, cardinalities=np.where(group.is_protected, 1, group.cardinalities * 997))
 
 
-@pytest.mark.parametrize("changed", [_with_protected_islands, _seen_in_part, _at_equal_positions, _heavily_merged])
+def _with_expired(group: Group) -> Group:
+    return replace(group, is_expired=np.arange(len(group.positions)) % 7 == 2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [_with_protected_islands, _seen_in_part, _at_equal_positions, _without_some_sinks, _heavily_merged, _with_expired],
+)
 @pytest.mark.parametrize(
     ("score", "key_weights"), [("mass", "slimmer"), ("output", "mass"), ("exact", "mass"), ("exact", "fisher")]
 )
@@ -108,6 +124,19 @@ def test_unusual_groups_are_compressed_alike(changed: Callable[[Group], Group], 
     np.testing.assert_allclose(native.positions, expected.group.positions, rtol=1e-12)
     np.testing.assert_allclose(native.keys, expected.group.keys, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(native.values, expected.group.values, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_expired_leaves_first_and_the_oldest_before_others() -> None:
+    group = random_group(30, sinks=3, recent=6)
+    group = replace(group, is_expired=np.isin(np.arange(30), [1, 4, 8, 9, 27]))  # 1 and 27 are protected
+    native = compress_group(_api, group, Params(), 28)
+    assert [tuple(op) for op in native.ops] == [(4, None, -1.0), (8, None, -1.0)]
+    native = compress_group(_api, group, Params(), 26)
+    assert [op.i for op in native.ops[:3]] == [4, 8, 9]
+    assert native.ops[3].cost > 0
+    assert {1, 27} < set(native.kept.tolist())
+    merged = compress_group(_api, group, Params(evict=False), 28)  # where nothing may leave, nothing expires
+    assert all(op.j is not None for op in merged.ops)
 
 
 def test_equal_costs_are_merged_first_and_from_the_left() -> None:
@@ -142,7 +171,7 @@ def test_a_slot_with_all_of_a_querys_attention_is_kept(gap: float) -> None:
 
 
 @pytest.mark.parametrize("key_weights", KEY_WEIGHTS)
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", [score for score in SCORES if score not in ONLY_EVICT])
 def test_groups_without_queries_merge_evenly(score: Score, key_weights: KeyWeights) -> None:
     """Nothing tells slots apart, so none may take in all others."""
     group, params = random_group(n_queries=0, merged=False), Params(score=score, key_weights=key_weights)
@@ -152,6 +181,30 @@ def test_groups_without_queries_merge_evenly(score: Score, key_weights: KeyWeigh
     if score != "random":
         assert native.cardinalities.max() <= 6
         assert int(native.cardinalities.sum()) == 80
+
+
+def test_groups_without_queries_that_may_not_merge_evict_the_least_attention_so_far() -> None:
+    group, params = random_group(n_queries=0), Params(score="exact", merge=False)
+    native, expected = compress_group(_api, group, params, 32), reference.compress(group, params, 32)
+    assert native.kept.tolist() == expected.kept
+    gone = np.setdiff1d(np.arange(80), expected.kept)
+    unprotected = [i for i in expected.kept if not group.is_protected[i]]
+    assert group.scores[gone].max() < group.scores[unprotected].min()
+
+
+@pytest.mark.parametrize("score", ONLY_EVICT)
+def test_scores_that_only_evict_keep_slots_as_they_are(score: Score) -> None:
+    for n_queries in (24, 0):
+        group = random_group(n_queries=n_queries)
+        native, expected = (
+            compress_group(_api, group, Params(score=score), 32),
+            reference.compress(group, Params(score=score), 32),
+        )
+        assert native.kept.tolist() == expected.kept
+        assert all(op.j is None for op in native.ops)
+        assert native.cardinalities.tolist() == group.cardinalities[expected.kept].tolist()
+        np.testing.assert_array_equal(native.keys, group.keys[expected.kept].astype(np.float32))
+        np.testing.assert_array_equal(native.values, group.values[expected.kept].astype(np.float32))
 
 
 def test_keeping_all_slots_changes_nothing() -> None:
@@ -200,10 +253,12 @@ def test_groups_that_cannot_be_right_are_refused(field: str, value: int | None, 
     [
         ("cardinalities", {5: 0}, "slot 5 has cardinality 0"),
         ("positions", {5: 0.0}, "slot 5 stands before its left neighbour"),
-        ("positions", {5: np.nan}, "slot 5 has a position or a score that is not a finite number"),
-        ("scores", {7: np.inf}, "slot 7 has a position or a score that is not a finite number"),
+        ("positions", {5: np.nan}, "slot 5 has a position that is not a finite number, at most 2\\^31"),
+        ("scores", {7: np.inf}, "slot 7 has a score that is not a finite number, 0 to 1e30"),
         ("keys", {9: np.nan}, "have to be finite numbers"),
         ("queries", {0: np.inf}, "have to be finite numbers"),
+        ("sink_logits", {0: np.nan}, "sink_logits have to be numbers, at most 2\\^24 from 0, or -infinity"),
+        ("sink_logits", {0: np.inf}, "sink_logits have to be numbers"),
     ],
 )
 def test_slots_that_cannot_be_right_are_named(name: str, change: dict[int, float], message: str) -> None:
@@ -233,7 +288,7 @@ def _native_group() -> tuple[Any, dict[str, Any]]:
     """A valid struct asymkv_group of 80 slots, and the arrays it points to."""
     from asymkv_gguf.native.groups import _GROUP_TYPES, _point
 
-    group = replace(random_group())
+    group = random_group(learned_sinks=True)
     arrays = {name: np.ascontiguousarray(getattr(group, name), dtype) for name, dtype in _GROUP_TYPES.items()}
     struct = _api.new("group")
     struct.n_slots, struct.n_heads, struct.n_queries = 80, 1, 24

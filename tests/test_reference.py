@@ -10,13 +10,14 @@ import pytest
 from groups import random_group
 
 from asymkv_gguf import reference
-from asymkv_gguf.reference import KEY_WEIGHTS, SCORES, KeyWeights, Op, Params, Score
+from asymkv_gguf.reference import KEY_WEIGHTS, ONLY_EVICT, SCORES, KeyWeights, Op, Params, Score
 
 EVERY = [(score, key_weights) for score in SCORES for key_weights in KEY_WEIGHTS]
+MERGING = [(score, key_weights) for score, key_weights in EVERY if score not in ONLY_EVICT]
 
 
 @pytest.mark.parametrize("n_heads", [1, 2])
-@pytest.mark.parametrize(("score", "key_weights"), EVERY)
+@pytest.mark.parametrize(("score", "key_weights"), MERGING)
 def test_merging_slots_with_equal_keys_changes_no_output(score: Score, key_weights: KeyWeights, n_heads: int) -> None:
     group = random_group(40, n_heads=n_heads, sinks=2, recent=6)
     keys, positions = group.keys.copy(), group.positions.copy()
@@ -98,7 +99,7 @@ def test_exact_costs_are_the_change_of_the_observed_outputs() -> None:
     merge, evict = reference.costs(group, Params(score="exact"))
     for i in range(4, 20):
         left = np.arange(30) != i
-        parts = ("keys", "values", "positions", "cardinalities", "scores", "is_protected")
+        parts = ("keys", "values", "positions", "cardinalities", "scores", "is_protected", "is_expired")
         without = replace(group, **{name: getattr(group, name)[left] for name in parts})
         change = np.linalg.norm(reference.attention(without) - outputs, axis=-1).sum()
         assert evict[i] == pytest.approx(change, rel=1e-9)
@@ -112,7 +113,7 @@ def test_exact_costs_of_merging_are_the_change_of_the_observed_outputs(key_weigh
     """By brute force. Without RoPE, and with queries that see all slots, the price is no estimate."""
     group = random_group(30, n_heads=2, n_rot=0, recent=6)
     group = replace(group, query_positions=np.full_like(group.query_positions, 10**6))
-    params = Params(key_weights=key_weights, max_cardinality=max_cardinality)
+    params = Params(key_weights=key_weights, max_cardinality=max_cardinality, history=0)
     outputs, (merge, _) = reference.attention(group), reference.costs(group, params)
     for i in np.flatnonzero(np.isfinite(merge)):
         merged = reference.apply(group, params, [Op(int(i), int(i) + 1, 0.0)]).group
@@ -127,6 +128,24 @@ def test_exact_merges_a_pair_of_equals() -> None:
     (op,) = reference.plan(replace(group, keys=keys, values=values), Params(), 29)
     assert op[:2] == (10, 11)
     assert op.cost == pytest.approx(0, abs=1e-12)
+
+
+def test_exact_keeps_what_earlier_queries_saw() -> None:
+    """Of two slots that nobody looks at now, the one stays that was looked at; the older, the more it must have been."""
+    group = random_group(30, n_rot=0, recent=6, merged=False)
+    keys, queries, scores = group.keys.copy(), group.queries.copy(), np.zeros(30)
+    queries[..., 0], keys[..., 0], keys[[10, 20], :, 0] = 1, 0, -1e6
+    values = group.values.copy()
+    values[20] = values[10]
+    group = replace(group, keys=keys, values=values, queries=queries, scores=scores)
+
+    def evicted(score_10: float, score_20: float, room: int) -> int:
+        scores[10], scores[20] = score_10, score_20
+        (op,) = reference.plan(group, Params(key_weights="mean", room=room, merge=False), 29)
+        return op.i
+
+    assert [evicted(0, 1, 512), evicted(1, 0, 512)] == [10, 20]
+    assert [evicted(1.1, 1, 512), evicted(1.1, 1, 1)] == [20, 10]
 
 
 def test_exact_evicts_what_nobody_sees() -> None:
@@ -240,6 +259,7 @@ def test_a_query_that_sees_no_slot_counts_for_nothing() -> None:
         ({"max_cardinality": -1}, "must not be negative"),
         ({"decay": -1.0}, "must not be negative"),
         ({"accumulate": 1.5}, r"in \[0, 1\]"),
+        ({"history": -1.0}, "must not be negative"),
     ],
 )
 def test_parameters_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:

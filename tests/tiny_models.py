@@ -49,7 +49,7 @@ class Builder:
         if output:
             self.matrix("output.weight", self.d, N_VOCAB)
 
-    def attention(self, layer: int, n_head_kv: int, *, bias: bool = False) -> None:
+    def attention(self, layer: int, n_head_kv: int, *, bias: bool = False, output: float = 1.0) -> None:
         blk = f"blk.{layer}"
         self.vector(f"{blk}.attn_norm.weight", self.d)
         # sharp enough that heads look at different slots
@@ -60,7 +60,7 @@ class Builder:
             self.vector(f"{blk}.attn_q.bias", self.n_head * self.head, 0.0)
             for name in ("k", "v"):
                 self.vector(f"{blk}.attn_{name}.bias", n_head_kv * self.head, 0.0)
-        self.matrix(f"{blk}.attn_output.weight", self.n_head * self.head, self.d)
+        self.matrix(f"{blk}.attn_output.weight", self.n_head * self.head, self.d, scale=output)
 
     def feed_forward(self, layer: int) -> None:
         blk = f"blk.{layer}"
@@ -180,30 +180,40 @@ def _lfm2(path: Path) -> None:
     b.close()
 
 
-def _gpt_oss(path: Path) -> None:
-    """Attention sinks, experts, and a sliding window in every other layer."""
+def write_gpt_oss(
+    path: Path, *, d: int = 128, n_layer: int = 2, n_head: int = 4, n_head_kv: int = 2, still: bool = False
+) -> None:
+    """Attention sinks, experts, and a sliding window in every other layer, of which the first has one.
+
+    `still`: RoPE slowed down until it stands still, and a first layer that adds the same to every token, so that equal
+    tokens have equal keys and values in the second one, wherever they are.
+    """
     n_expert = 4
-    b = Builder(path, "gpt-oss", d=128, n_layer=2, n_head=4, n_head_kv=2)
+    b = Builder(path, "gpt-oss", d=d, n_layer=n_layer, n_head=n_head, n_head_kv=n_head_kv)
     w = b.writer
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_freq_base(10000.0)
     w.add_key_length(b.head)
     w.add_value_length(b.head)
     w.add_sliding_window(128)
+    if still:
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(1e9)
     w.add_expert_count(n_expert)
     w.add_expert_used_count(2)
     w.add_expert_feed_forward_length(b.n_ff)
     b.embeddings()
     for layer in range(b.n_layer):
         blk = f"blk.{layer}"
-        b.attention(layer, 2, bias=True)
+        output = 0.0 if still and layer == 0 else 1.0
+        b.attention(layer, n_head_kv, bias=True, output=output)
         b.vector(f"{blk}.attn_output.bias", b.d, 0.0)
-        b.vector(f"{blk}.attn_sinks.weight", b.n_head, 0.0)
+        w.add_tensor(f"{blk}.attn_sinks.weight", np.linspace(5, 8, b.n_head, dtype=np.float32))  # a share that matters
         b.vector(f"{blk}.post_attention_norm.weight", b.d)
         b.matrix(f"{blk}.ffn_gate_inp.weight", b.d, n_expert)
         b.vector(f"{blk}.ffn_gate_inp.bias", n_expert, 0.0)
         for name, n_in, n_out in (("gate", b.d, b.n_ff), ("up", b.d, b.n_ff), ("down", b.n_ff, b.d)):
-            experts = b.rng.standard_normal((n_expert, n_out, n_in)) / np.sqrt(n_in)
+            experts = (output if name == "down" else 1.0) * b.rng.standard_normal((n_expert, n_out, n_in)) / np.sqrt(n_in)
             w.add_tensor(f"{blk}.ffn_{name}_exps.weight", experts.astype(np.float32))
             w.add_tensor(f"{blk}.ffn_{name}_exps.bias", np.zeros((n_expert, n_out), np.float32))
     b.close()
@@ -268,10 +278,8 @@ MERGED: dict[str, Callable[[Path], None]] = {
     "gptneox": _gptneox,  # partial NEOX, fused QKV, no GQA
     "gemma2": _gemma2,  # interleaved sliding windows, soft cap
     "lfm2": _lfm2,  # hybrid
+    "gpt-oss": write_gpt_oss,  # learned attention sinks
 }
-
-# merged with one plan per layer only
-PER_LAYER: dict[str, Callable[[Path], None]] = {"gpt-oss": _gpt_oss}
 
 # and why each one of these cannot be merged at all
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -1,0 +1,68 @@
+"""What a merged cache costs, in counts: compressions, graph reservations, bytes. Times are for benchmarks."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from asymkv_gguf import AsymKVConfig, Llama
+
+CONFIG = AsymKVConfig(budget=256, sinks=4, recent=32, observe=16, chunk=64)
+CAPACITY, N_BATCH = 512, 64
+
+
+@pytest.fixture
+def llm(tiny: Callable[[str], Path]) -> Iterator[Llama]:
+    llm = Llama(str(tiny("llama")), asymkv=CONFIG, n_ctx=4096, n_batch=N_BATCH, n_threads=1, verbose=False)
+    yield llm
+    llm.close()
+
+
+def tokens(n: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(0).integers(3, 259, n)]
+
+
+def test_compressions_come_once_for_the_slots_that_one_frees(llm: Llama) -> None:
+    assert llm.asymkv_stats().capacity == CAPACITY
+    llm.eval(tokens(4096 - N_BATCH))
+    freed = CAPACITY - CONFIG.budget
+    assert llm.asymkv_stats().compressions == -(-(4096 - N_BATCH - CAPACITY) // freed)
+
+
+def test_compressions_in_prefill_and_decode_reserve_no_graph(llm: Llama) -> None:
+    """The worst case is reserved when the context is made, with merged slots."""
+    lines = []
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+    def collect(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        lines.append(text.decode(errors="replace"))
+
+    llm.eval(tokens(CAPACITY - N_BATCH))
+    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
+    llama_cpp.llama_log_set(collect, None)
+    try:
+        llm.eval(tokens(3 * CAPACITY))
+        for token in tokens(CAPACITY):
+            llm.eval([token])
+    finally:
+        llama_cpp.llama_log_set(previous, data)
+    assert llm.asymkv_stats().compressions >= 6
+    assert any("compress" in line for line in lines)  # debug lines do arrive
+    assert not any("reserv" in line for line in lines)
+
+
+def test_the_cache_is_its_slots_and_the_queries_take_as_many_bytes_as_keys(llm: Llama) -> None:
+    stats = llm.asymkv_stats()
+    model = llm.metadata
+    n_layer, n_head = int(model["llama.block_count"]), int(model["llama.attention.head_count"])
+    n_kv, d = int(model["llama.attention.head_count_kv"]), int(model["llama.embedding_length"]) // n_head
+    assert stats.kv_bytes == CAPACITY * n_layer * n_kv * d * 2 * 2  # keys and values of 16 bits
+    ring = CONFIG.observe * n_layer * n_head * d * 2
+    slots = CAPACITY * n_layer * n_kv * (2 + 32)  # ln(cardinality) in 16 bits, and what a slot stands for
+    assert ring < stats.table_bytes <= ring + slots
