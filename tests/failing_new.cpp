@@ -1,4 +1,4 @@
-// Preloaded into a process: operator new, which fails once, at the allocation that it was told.
+// Preloaded into a process: operator new, which counts bytes, and fails once, at the allocation that it was told.
 //
 //     g++ -shared -fPIC -o failing_new.so failing_new.cpp && LD_PRELOAD=./failing_new.so ...
 //
@@ -6,10 +6,14 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <malloc.h>
 #include <new>
 
 static std::atomic<long> n_left{0}; // 0: none fails
 static std::atomic<long> n_made{0};
+
+static std::atomic<long> n_bytes{0}; // alive
+static std::atomic<long> n_most{0};  // at any time since the last call of most_new
 
 static void * allocate(std::size_t size, std::size_t alignment) {
     n_made++;
@@ -20,7 +24,17 @@ static void * allocate(std::size_t size, std::size_t alignment) {
     if (posix_memalign(&p, alignment < sizeof(void *) ? sizeof(void *) : alignment, size ? size : 1) != 0) {
         throw std::bad_alloc();
     }
+    const long now = n_bytes += (long) malloc_usable_size(p);
+    for (long most = n_most; now > most && !n_most.compare_exchange_weak(most, now); ) {
+    }
     return p;
+}
+
+static void release(void * p) {
+    if (p) {
+        n_bytes -= (long) malloc_usable_size(p);
+    }
+    free(p);
 }
 
 void * operator new(std::size_t size) {
@@ -32,19 +46,19 @@ void * operator new(std::size_t size, std::align_val_t alignment) {
 }
 
 void operator delete(void * p) noexcept {
-    free(p);
+    release(p);
 }
 
 void operator delete(void * p, std::size_t) noexcept {
-    free(p);
+    release(p);
 }
 
 void operator delete(void * p, std::align_val_t) noexcept {
-    free(p);
+    release(p);
 }
 
 void operator delete(void * p, std::size_t, std::align_val_t) noexcept {
-    free(p);
+    release(p);
 }
 
 // the n-th allocation from now on fails; 0: none. returns the number of allocations since the last call
@@ -52,4 +66,11 @@ extern "C" long failing_new(long n) {
     const long made = n_made.exchange(0);
     n_left = n;
     return made;
+}
+
+// bytes that were alive at once, at most, more than now. counts from now on
+extern "C" long most_new() {
+    const long most = n_most;
+    n_most = n_bytes.load();
+    return most - n_most;
 }
