@@ -1,95 +1,18 @@
 #include "llama-kv-cache-asym.h"
 
 #include "llama-asymkv-next.h"
+#include "llama-asymkv-rows.h"
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-model.h"
 
-#include "asymkv-compress.h"
-#include "asymkv-kernels.h"
-
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <exception>
-#include <mutex>
 #include <stdexcept>
-#include <thread>
 
-// the part of llama_kv_cache_asym that compresses: cache -> statistics -> plan -> merged rows -> cache
-//
-// rows are read to the host, planned and merged there, layer by layer on all threads. rows that no merge touched are
-// moved as bytes, so a quantized cache loses nothing by moving
-
-namespace {
-
-void rows_to_float(ggml_type type, const uint8_t * src, float * dst, int64_t n) {
-    if (type == GGML_TYPE_F32) {
-        memcpy(dst, src, n*sizeof(float));
-    } else if (type == GGML_TYPE_F16) {
-        asymkv::kernels().half_to_float((const uint16_t *) src, dst, n);
-    } else {
-        ggml_get_type_traits(type)->to_float(src, dst, n);
-    }
-}
-
-void rows_from_float(ggml_type type, const float * src, uint8_t * dst, int64_t n) {
-    ggml_quantize_chunk(type, src, dst, 0, 1, n, nullptr);
-}
-
-// orthonormal Walsh-Hadamard transform of each block of n channels; its own inverse
-void hadamard(float * x, uint32_t n_channels, uint32_t n) {
-    const float norm = 1.0f/std::sqrt((float) n);
-
-    for (uint32_t b = 0; b < n_channels; b += n) {
-        float * y = x + b;
-        for (uint32_t len = 1; len < n; len *= 2) {
-            for (uint32_t i = 0; i < n; i += 2*len) {
-                for (uint32_t j = i; j < i + len; ++j) {
-                    const float u = y[j];
-                    const float v = y[j + len];
-                    y[j]       = u + v;
-                    y[j + len] = u - v;
-                }
-            }
-        }
-        for (uint32_t i = 0; i < n; ++i) {
-            y[i] *= norm;
-        }
-    }
-}
-
-// plans of one layer's groups must not be the same by chance of a shared seed
-uint64_t mix_seed(uint64_t seed, uint64_t compression, uint64_t layer, uint64_t group) {
-    return seed + 0x9E3779B97F4A7C15ull*(1 + compression + (layer << 20) + (group << 40));
-}
-
-} // namespace
-
-// what one layer looks like after its compression, ready to be written
-struct llama_kv_cache_asym::layer_work {
-    std::vector<uint8_t>     k; // [n_keep rows]
-    std::vector<uint8_t>     v; // [n_keep rows], or the whole transposed tensor
-    std::vector<group_table> tables;
-
-    uint64_t n_merges     = 0;
-    uint64_t n_evictions  = 0;
-    uint64_t t_observe_us = 0;
-    uint64_t t_plan_us    = 0;
-    uint64_t t_merge_us   = 0;
-
-    bool moved = false;
-};
-
-// made once per compression and thread: taking this memory from the system for every layer would cost more than planning
-struct llama_kv_cache_asym::worker_scratch {
-    layer_bytes               bytes;
-    group_arrays              arrays;
-    asymkv::group_compression comp;
-    std::vector<asymkv_slot>  slots;
-    std::vector<uint8_t>      column;
-    layer_work                work;
-};
+// the part of llama_kv_cache_asym that compresses: cache -> statistics -> plan -> merged rows -> cache, on the device of the
+// cache (llama-kv-cache-asym-device.cpp) or on the host (llama-kv-cache-asym-host.cpp)
 
 uint32_t llama_kv_cache_asym::k_hadamard() const {
     if (!attn_rot_k) {
@@ -103,9 +26,9 @@ uint32_t llama_kv_cache_asym::k_hadamard() const {
 }
 
 void llama_kv_cache_asym::read_layer(const asym_layer & layer, layer_bytes & bytes) const {
-    const auto read = [](const ggml_tensor * t, size_t size, std::vector<uint8_t> & copy) -> const uint8_t * {
+    const auto read = [](const ggml_tensor * t, size_t size, std::vector<uint8_t> & copy) -> uint8_t * {
         if (ggml_backend_buffer_is_host(t->buffer)) {
-            return (const uint8_t *) t->data;
+            return (uint8_t *) t->data;
         }
         copy.resize(size);
         ggml_backend_tensor_get(t, copy.data(), 0, size);
@@ -119,13 +42,8 @@ void llama_kv_cache_asym::read_layer(const asym_layer & layer, layer_bytes & byt
 
     bytes.k_data = read(k, (size_t) n_rows*k->nb[1], bytes.k);
     bytes.v_data = read(v, v_trans ? ggml_nbytes(v) : (size_t) n_rows*v->nb[1], bytes.v);
-
-    if (layer.q_ring) {
-        bytes.ring.resize(ggml_nelements(layer.q_ring));
-        const uint8_t * ring = read(layer.q_ring, ggml_nbytes(layer.q_ring), bytes.q);
-        rows_to_float(layer.q_ring->type, ring, bytes.ring.data(), bytes.ring.size());
-    }
-    bytes.sinks = read_sinks(layer);
+    bytes.q_data = layer.q_ring ? read(layer.q_ring, ggml_nbytes(layer.q_ring), bytes.q) : nullptr;
+    bytes.sinks  = read_sinks(layer);
 }
 
 std::vector<float> llama_kv_cache_asym::read_sinks(const asym_layer & layer) const {
@@ -171,19 +89,19 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
         float * ki = out.keys  .data() + (size_t) i*nh*dk;
         float * vi = out.values.data() + (size_t) i*nh*dv;
 
-        rows_to_float(k->type, bytes.k_data + cells[i]*k->nb[1] + ggml_row_size(k->type, (int64_t) h0*dk), ki, (int64_t) nh*dk);
+        asymkv::rows_to_float(k->type, bytes.k_data + cells[i]*k->nb[1] + ggml_row_size(k->type, (int64_t) h0*dk), ki, (int64_t) nh*dk);
         if (n_block) {
-            hadamard(ki, nh*dk, n_block);
+            asymkv::hadamard(ki, nh*dk, n_block);
         }
 
         if (!v_trans) {
-            rows_to_float(v->type, bytes.v_data + cells[i]*v->nb[1] + ggml_row_size(v->type, (int64_t) h0*dv), vi, (int64_t) nh*dv);
+            asymkv::rows_to_float(v->type, bytes.v_data + cells[i]*v->nb[1] + ggml_row_size(v->type, (int64_t) h0*dv), vi, (int64_t) nh*dv);
         } else {
             column.resize((size_t) nh*dv*v_size_el);
             for (uint32_t c = 0; c < nh*dv; ++c) {
                 memcpy(column.data() + c*v_size_el, bytes.v_data + ((size_t) (h0*dv + c)*get_size() + cells[i])*v_size_el, v_size_el);
             }
-            rows_to_float(v->type, column.data(), vi, (int64_t) nh*dv);
+            asymkv::rows_to_float(v->type, column.data(), vi, (int64_t) nh*dv);
         }
     }
 
@@ -212,12 +130,12 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
             for (uint32_t g = 0; g < n_gqa; ++g) {
                 const uint32_t r = t*n_gqa + g;
 
-                const float * src = bytes.ring.data() + ((size_t) rows[t]*layer.n_head + (h0 + h)*n_gqa + g)*dk;
-                float       * dst = out.queries.data() + ((size_t) h*nq + r)*dk;
+                const size_t head = (size_t) rows[t]*layer.n_head + (h0 + h)*n_gqa + g;
+                float      * dst  = out.queries.data() + ((size_t) h*nq + r)*dk;
 
-                std::copy(src, src + dk, dst);
+                asymkv::rows_to_float(layer.q_ring->type, bytes.q_data + ggml_row_size(layer.q_ring->type, head*dk), dst, dk);
                 if (n_block) {
-                    hadamard(dst, dk, n_block);
+                    asymkv::hadamard(dst, dk, n_block);
                 }
                 out.query_positions[r] = ring_pos[rows[t]];
                 if (!bytes.sinks.empty()) {
@@ -257,121 +175,6 @@ void llama_kv_cache_asym::read_group(llama_context * lctx, uint32_t layer, uint3
     layer_bytes bytes;
     read_layer(asym_layers[layer], bytes);
     fill_group(asym_layers[layer], group, bytes, sorted_cells(), out);
-}
-
-void llama_kv_cache_asym::compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, worker_scratch & scratch) const {
-    const auto * k = layers[layer.ikv].k;
-    const auto * v = layers[layer.ikv].v;
-
-    const uint32_t nh = layer.heads_per_group;
-
-    const size_t k_row      = k->nb[1];
-    const size_t v_row      = v_trans ? 0 : v->nb[1];
-    const size_t v_size_el  = ggml_type_size(v->type);
-    const size_t k_size     = ggml_row_size(k->type, (int64_t) nh*layer.head_k); // of one group
-    const size_t v_size     = ggml_row_size(v->type, (int64_t) nh*layer.head_v);
-
-    auto & [bytes, arrays, comp, slots, column, work] = scratch;
-
-    read_layer(layer, bytes);
-
-    work.n_merges = work.n_evictions = work.t_observe_us = work.t_plan_us = work.t_merge_us = 0;
-    work.moved = false;
-
-    work.k.resize((size_t) n_keep*k_row);
-    if (v_trans) {
-        work.v.assign(bytes.v_data, bytes.v_data + ggml_nbytes(v));
-    } else {
-        work.v.resize((size_t) n_keep*v_row);
-    }
-    work.tables.resize(layer.tables.size());
-
-    const uint32_t n_block = k_hadamard();
-
-    for (uint32_t ig = 0; ig < layer.tables.size(); ++ig) {
-        fill_group(layer, ig, bytes, cells, arrays);
-
-        asymkv_params params_group = params;
-        params_group.room = get_size() - n_keep;
-        params_group.seed = mix_seed(params.seed, counters.n_compressions, i_layer, ig);
-
-        asymkv::compress_group(params_group, arrays.group, n_keep, comp);
-
-        work.n_merges     += comp.plan.n_merges;
-        work.n_evictions  += comp.plan.n_evictions;
-        work.moved         = work.moved || comp.moved;
-        work.t_observe_us += comp.t_observe_us;
-        work.t_plan_us    += comp.t_plan_us;
-
-        const int64_t t_merge = ggml_time_us();
-
-        auto & state = comp.state;
-
-        // positions covered by each slot
-        slots.resize(cells.size());
-        for (uint32_t i = 0; i < cells.size(); ++i) {
-            slots[i] = slot_at(layer.tables[ig], cells[i]);
-        }
-        for (const auto & op : comp.plan.ops) {
-            if (op.j != asymkv::NO_SLOT) {
-                slots[op.i].first = std::min(slots[op.i].first, slots[op.j].first);
-                slots[op.i].last  = std::max(slots[op.i].last,  slots[op.j].last);
-            }
-        }
-
-        auto & table = work.tables[ig];
-        table.n_lost = layer.tables[ig].n_lost + comp.plan.n_lost;
-        table.slots.resize(n_keep);
-
-        for (uint32_t s = 0; s < n_keep; ++s) {
-            const uint32_t i = comp.plan.kept[s];
-
-            table.slots[s] = slots[i];
-            table.slots[s].position    = state.positions[i];
-            table.slots[s].cardinality = state.cards[i];
-            table.slots[s].score       = (float) state.scores[i];
-
-            uint8_t * k_dst = work.k.data() + s*k_row + ig*k_size;
-
-            if (state.touched[i]) {
-                float * ki = state.keys.data() + (size_t) i*nh*layer.head_k;
-                if (n_block) {
-                    hadamard(ki, nh*layer.head_k, n_block);
-                }
-                rows_from_float(k->type, ki, k_dst, (int64_t) nh*layer.head_k);
-            } else {
-                memcpy(k_dst, bytes.k_data + cells[i]*k_row + ig*k_size, k_size);
-            }
-
-            const float * vi = state.values.data() + (size_t) i*nh*layer.head_v;
-
-            if (!v_trans) {
-                uint8_t * v_dst = work.v.data() + s*v_row + ig*v_size;
-                if (state.touched[i]) {
-                    rows_from_float(v->type, vi, v_dst, (int64_t) nh*layer.head_v);
-                } else {
-                    memcpy(v_dst, bytes.v_data + cells[i]*v_row + ig*v_size, v_size);
-                }
-            } else {
-                column.resize(v_size);
-                if (state.touched[i]) {
-                    rows_from_float(v->type, vi, column.data(), (int64_t) nh*layer.head_v);
-                }
-                for (uint32_t c = 0; c < nh*layer.head_v; ++c) {
-                    const size_t row = (size_t) (ig*nh*layer.head_v + c)*get_size();
-                    const uint8_t * src = state.touched[i] ? column.data() + c*v_size_el : bytes.v_data + (row + cells[i])*v_size_el;
-                    memcpy(work.v.data() + (row + s)*v_size_el, src, v_size_el);
-                }
-            }
-        }
-
-        work.t_merge_us += ggml_time_us() - t_merge;
-    }
-}
-
-void llama_kv_cache_asym::write_layer(const asym_layer & layer, const layer_work & work) const {
-    ggml_backend_tensor_set(layers[layer.ikv].k, work.k.data(), 0, work.k.size());
-    ggml_backend_tensor_set(layers[layer.ikv].v, work.v.data(), 0, work.v.size());
 }
 
 bool llama_kv_cache_asym::is_expired(const asymkv_slot & slot) const {
@@ -452,70 +255,6 @@ void llama_kv_cache_asym::relabel_cells(const std::vector<uint32_t> & order, uin
     n_middle_tokens = n_tokens_all - n_sinks - n_recent;
     middle_pos0     = pos0;
     middle_pos1     = pos1;
-}
-
-void llama_kv_cache_asym::compress_on_host(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written) {
-    const int n_layers  = (int) std::count_if(tables.begin(), tables.end(), [](const auto & of_layer) { return of_layer.empty(); });
-    const int n_threads = std::min(lctx->n_threads_batch() > 0 ? (int) lctx->n_threads_batch() : 1, n_layers);
-    if (n_layers == 0) {
-        return;
-    }
-
-    std::atomic<uint32_t> next_layer { 0 };
-    std::atomic<bool>     written    { is_written };
-    std::atomic<bool>     failed     { false };
-    std::string           error;
-    std::mutex            mutex; // of error and counters
-
-    const auto work_on_layers = [&]() {
-        worker_scratch scratch;
-        for (uint32_t il = next_layer++; il < asym_layers.size() && !failed; il = next_layer++) {
-            if (!tables[il].empty()) {
-                continue;
-            }
-            try {
-                auto & work = scratch.work;
-                compress_layer(asym_layers[il], il, cells, n_keep, scratch);
-
-                written = true;
-                write_layer(asym_layers[il], work);
-                tables[il] = std::move(work.tables);
-
-                std::lock_guard<std::mutex> lock(mutex);
-                counters.n_merges     += work.n_merges;
-                counters.n_evictions  += work.n_evictions;
-                counters.t_observe_us += work.t_observe_us;
-                counters.t_plan_us    += work.t_plan_us;
-                counters.t_merge_us   += work.t_merge_us;
-                moved = moved || work.moved;
-            } catch (const std::exception & err) {
-                failed = true;
-                std::lock_guard<std::mutex> lock(mutex);
-                error = err.what();
-            }
-        }
-    };
-
-    {
-        std::vector<std::thread> threads;
-        try {
-            threads.reserve(n_threads);
-            for (int t = 1; t < n_threads; ++t) {
-                threads.emplace_back(work_on_layers);
-            }
-        } catch (const std::exception &) {
-            // fewer threads then
-        }
-        work_on_layers();
-        for (auto & thread : threads) {
-            thread.join();
-        }
-    }
-
-    is_written = written;
-    if (failed) {
-        throw std::runtime_error(error);
-    }
 }
 
 int llama_kv_cache_asym::compress(llama_context * lctx, uint32_t n_keep) {

@@ -167,14 +167,14 @@ private:
         std::vector<uint8_t> k;
         std::vector<uint8_t> v;
         std::vector<uint8_t> q;
-        const uint8_t * k_data = nullptr; // of the vectors, or of the cache itself where the host can see it
-        const uint8_t * v_data = nullptr;
-        std::vector<float> ring;          // [observe][head_k*n_head]
+        uint8_t       * k_data = nullptr; // of the vectors, or of the cache itself where the host can see it
+        uint8_t       * v_data = nullptr;
+        const uint8_t * q_data = nullptr; // of the query ring
         std::vector<float> sinks;         // [n_head], or empty
     };
 
-    struct layer_work;     // what one layer is after a compression
-    struct worker_scratch; // of a thread that compresses layer after layer
+    struct host_layer;  // a layer whose groups the host compresses
+    struct host_worker; // a thread that compresses group after group
 
     const asymkv_params params;
     const uint32_t      n_ctx; // longest text
@@ -245,12 +245,18 @@ private:
     std::vector<float> read_sinks(const asym_layer & layer) const;
     void fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const;
 
-    void compress_layer(asym_layer & layer, uint32_t i_layer, const std::vector<uint32_t> & cells, uint32_t n_keep, worker_scratch & scratch) const;
-    void write_layer(const asym_layer & layer, const layer_work & work) const;
     void relabel_cells(const std::vector<uint32_t> & cells, uint32_t n_keep);
 
-    // the layers that have no tables yet, one by one on all threads. throws when it fails; is_written: when it is too late
+    // compression on the host (llama-kv-cache-asym-host.cpp)
+
+    // the layers that have no tables yet, group by group on all threads. throws when it fails; is_written: when it is too late
     void compress_on_host(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written);
+
+    void compress_host_group(const host_layer & work, uint32_t group, const std::vector<uint32_t> & cells, uint32_t n_keep, host_worker & worker) const;
+    void store_host_group   (const host_layer & work, uint32_t group, uint32_t n_keep, host_worker & worker) const;
+
+    // bytes that one thread of the host needs to compress one of the layer's groups after the other
+    size_t host_worker_bytes(const asym_layer & layer, size_t n_slots, uint32_t n_keep) const;
 
     // compression where the cache is (llama-kv-cache-asym-device.cpp)
     struct device_layer;

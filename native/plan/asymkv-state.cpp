@@ -47,8 +47,13 @@ void group_state::reset(const asymkv_params & new_params, const asymkv_group & g
         ++first_index;
     }
 
-    keys     .assign(g.keys,          g.keys   + (size_t) n_slots*n_heads*head_k);
-    values   .assign(g.values,        g.values + (size_t) n_slots*n_heads*head_v);
+    // the caller may have put them here
+    if (g.keys != keys.data()) {
+        keys.assign(g.keys, g.keys + (size_t) n_slots*n_heads*head_k);
+    }
+    if (g.values != values.data()) {
+        values.assign(g.values, g.values + (size_t) n_slots*n_heads*head_v);
+    }
     positions.assign(g.positions,     g.positions     + n_slots);
     cards    .assign(g.cardinalities, g.cardinalities + n_slots);
 

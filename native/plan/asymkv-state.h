@@ -60,7 +60,7 @@ struct group_state {
 
     uint32_t first_index = 0; // leading protected slots
 
-    // observes the group, whose arrays have to live as long as the state is used
+    // observes the group, whose arrays have to live as long as the state is used. its keys and values may be the state's own
     void reset(const asymkv_params & params, const asymkv_group & group);
 
     bool is_protected(uint32_t i) const { return group.is_protected[i] != 0; }
