@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 from runs import random_tokens, read, settings
@@ -12,6 +13,7 @@ from tiny_models import REFUSED, Builder
 
 from asymkv_gguf import AsymKVConfig, Llama
 from asymkv_gguf.errors import UnsupportedError
+from asymkv_gguf.llama import _api
 
 
 @pytest.mark.parametrize("model", list(REFUSED))
@@ -63,4 +65,29 @@ def test_the_papers_preset_runs_as_the_paper_does(tiny: Callable[[str], Path]) -
         assert np.all(slots["cardinality"][:32] == 1)
         assert np.all(slots["cardinality"][-512:] == 1)
         assert int(slots["cardinality"].sum()) + llm.asymkv_lost(layer) == 3500
+    llm.close()
+
+
+def test_a_merged_cache_with_m_rope_reads_text_and_refuses_embeddings(tiny: Callable[[str], Path]) -> None:
+    """An image's positions have several components, by which a key cannot be moved as text's can. Nothing is lost."""
+    model = str(tiny("qwen2vl"))
+    llm = Llama(model, asymkv={"budget": 128, "recent": 40}, **settings())
+    read(llm, random_tokens(400), 64)
+    before = llm.asymkv_stats()
+    assert before.compressions > 0
+    batch = llama_cpp.llama_batch_init(4, llm.n_embd(), 1)  # of one, with room for a position's four components
+    try:
+        batch.n_tokens, batch.n_seq_id[0], batch.seq_id[0][0], batch.logits[0] = 1, 1, 0, 1
+        for component in range(4):
+            batch.pos[component] = 400
+        np.ctypeslib.as_array(batch.embd, (llm.n_embd(),))[:] = 1
+        assert llama_cpp.llama_decode(llm.ctx, batch) == 1
+    finally:
+        llama_cpp.llama_batch_free(batch)
+    assert _api.last_error() == (
+        "a merged cache of a model with M-RoPE reads text only, and this batch has embeddings (of an image or sound): "
+        "open the model without asymkv for it"
+    )
+    assert llm.asymkv_stats() == before
+    assert np.isfinite(read(llm, random_tokens(20), 20)).all()
     llm.close()

@@ -105,6 +105,11 @@ def _yarn(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_orig_ctx_len(N_CTX // 4)
 
 
+def _qwen2vl(path: Path) -> None:
+    """M-RoPE. Two pairs follow a position's fourth component, which text does not have: they stand still."""
+    _llama(path, arch="qwen2vl", bias=True, more=lambda w: w.add_rope_dimension_sections([4, 6, 4, 2]))
+
+
 def _gptneox(path: Path, *, arch: str = "gptneox") -> None:
     """Fused QKV, biases everywhere; with RoPE on a quarter of each head (gptneox), or ALiBi instead (bloom)."""
     b = Builder(path, arch, d=128, n_layer=2, n_head=4, n_head_kv=4)
@@ -279,6 +284,7 @@ MERGED: dict[str, Callable[[Path], None]] = {
     "gemma2": _gemma2,  # interleaved sliding windows, soft cap
     "lfm2": _lfm2,  # hybrid
     "gpt-oss": write_gpt_oss,  # learned attention sinks
+    "qwen2vl": _qwen2vl,  # M-RoPE
 }
 
 # and why each one of these cannot be merged at all
@@ -286,8 +292,4 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "bloom": (_bloom, "ALiBi"),
     "bert": (_bert, "encoder"),
     "mamba": (_mamba, "recurrent"),
-    "qwen2vl": (
-        lambda path: _llama(path, arch="qwen2vl", bias=True, more=lambda w: w.add_rope_dimension_sections([4, 6, 6, 0])),
-        "M-RoPE",
-    ),
 }

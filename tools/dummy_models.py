@@ -124,7 +124,7 @@ def hyperparameters(arch: str) -> dict[str, Any]:
     }
     values |= _of_experts(n_ff) if arch in _EXPERTS else {}
     values |= _of_latent(arch, every_other) if arch in _LATENT else {}
-    values |= {"rope.dimension_sections": [head // 4] * 4} if arch in _SECTIONS else {}
+    values |= {"rope.dimension_sections": [head // 8] * 4} if arch in _SECTIONS else {}
     values |= {"attention.causal": False} if arch in _ENCODERS else {}
     values |= _of_one(arch, n_layer, n_embd, head)
     return values

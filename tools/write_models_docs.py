@@ -34,9 +34,10 @@ head and per layer, with flash attention and without:
 - after merging, saving, restoring and taking back recent tokens, the next logits are the same: bit for bit, and in layers
   with a sliding window, which llama.cpp restores in another order, up to rounding.
 
-What counts is the file, and the library looks at it when it is opened: a GLM-4 with M-RoPE sections, or a model whose
-layers all have a sliding window, is refused with a sentence although its architecture stands among the merged. Random
-weights say nothing about how much a merged cache keeps: [measure that](eval.md) with your model.
+What counts is the file, and the library looks at it when it is opened: a model whose layers all have a sliding window is
+refused with a sentence although its architecture stands among the merged. Models with M-RoPE, which also read images, read
+text only with a merged cache: embeddings are refused. Random weights say nothing about how much a merged cache keeps:
+[measure that](eval.md) with your model.
 
 ## Merged
 

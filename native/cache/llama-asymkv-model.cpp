@@ -31,8 +31,8 @@ std::string llama_asymkv_model_problem(const llama_model & model) {
     if (hparams.router_layer >= 0) {
         return because("one of its layers keeps routing signals in the cache");
     }
-    if (hparams.rope_type == LLAMA_ROPE_TYPE_MROPE || hparams.rope_type == LLAMA_ROPE_TYPE_IMROPE || hparams.rope_type == LLAMA_ROPE_TYPE_VISION) {
-        return because("its positions have several components (M-RoPE), which is not supported yet");
+    if (hparams.rope_type == LLAMA_ROPE_TYPE_VISION) {
+        return because("its positions are those of an image");
     }
     if (hparams.n_embd_k_gqa_max() == 0) {
         return because("it has no attention layers");

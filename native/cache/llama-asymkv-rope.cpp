@@ -13,6 +13,19 @@ static float op_param_f32(const ggml_tensor * t, int i) {
     return res;
 }
 
+// a pair whose angle follows the fourth component of a position (M-RoPE), which is 0 for all text. the other three are equal
+// there, so that the remaining pairs turn as in plain RoPE. ggml_mrope_cache_init decides alike
+static bool stands_still(const ggml_tensor * rope, int i) {
+    const int mode = rope->op_params[2];
+    if (mode != GGML_ROPE_TYPE_MROPE && mode != GGML_ROPE_TYPE_IMROPE) {
+        return false;
+    }
+    const int32_t * sections = rope->op_params + 11;
+    const int n_moving = sections[0] + sections[1] + sections[2];
+    const int sector   = i % std::max(1, n_moving + sections[3]);
+    return mode == GGML_ROPE_TYPE_IMROPE ? sector >= 3*sections[sector % 3] : sector >= n_moving;
+}
+
 // radians per position of every rotated pair. the angle is linear in position: ggml's YaRN mixes two linear angles
 static std::string rope_freqs(const ggml_tensor * rope, std::vector<float> & freqs) {
     const int   n_dims      = rope->op_params[1];
@@ -44,7 +57,7 @@ static std::string rope_freqs(const ggml_tensor * rope, std::vector<float> & fre
             const double y = (i - corr[0])/std::max(0.001f, corr[1] - corr[0]);
             mix = (1.0 - std::min(1.0, std::max(0.0, y)))*ext_factor;
         }
-        freqs[i] = (float) (interp*(1.0 - mix) + extrap*mix);
+        freqs[i] = stands_still(rope, i) ? 0.0f : (float) (interp*(1.0 - mix) + extrap*mix);
     }
     return "";
 }
@@ -91,11 +104,13 @@ std::string llama_asymkv_rope::capture(const ggml_tensor * k_cur) {
                     }
                     const int mode   = t->op_params[2];
                     const int n_offs = t->op_params[15];
-                    if ((mode != GGML_ROPE_TYPE_NORMAL && mode != GGML_ROPE_TYPE_NEOX) || n_offs != 0) {
+                    const bool is_pairwise = mode == GGML_ROPE_TYPE_NORMAL;
+                    const bool is_halved   = mode == GGML_ROPE_TYPE_NEOX || mode == GGML_ROPE_TYPE_MROPE || mode == GGML_ROPE_TYPE_IMROPE;
+                    if ((!is_pairwise && !is_halved) || n_offs != 0) {
                         return "its kind of RoPE (mode " + std::to_string(mode) + ", offset " + std::to_string(n_offs) + ") is not supported yet";
                     }
                     n_rot = (uint32_t) t->op_params[1];
-                    neox  = mode == GGML_ROPE_TYPE_NEOX;
+                    neox  = is_halved;
                     return rope_freqs(t, freqs);
                 }
 

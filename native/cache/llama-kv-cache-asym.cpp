@@ -313,6 +313,11 @@ llama_memory_context_ptr llama_kv_cache_asym::make_context(slot_info_vec_t sinfo
 llama_kv_cache::slot_info_vec_t llama_kv_cache_asym::prepare(const std::vector<llama_ubatch> & ubatches) {
     uint32_t n_tokens = 0;
     for (const auto & ubatch : ubatches) {
+        if (!ubatch.token && hparams.n_pos_per_embd() > 1) {
+            llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, "a merged cache of a model with M-RoPE reads text only, and this batch has embeddings "
+                    "(of an image or sound): open the model without asymkv for it");
+            return {};
+        }
         for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
             if (ubatch.n_seq_id[i] != 1 || ubatch.seq_id[i][0] != 0) {
                 llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, "a merged cache holds one sequence, number 0: use one context per sequence");
