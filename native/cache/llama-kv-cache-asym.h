@@ -311,6 +311,26 @@ llama_kv_cache * llama_kv_cache_create(
         const llama_memory_i::layer_reuse_cb  & reuse,
         const llama_memory_i::layer_share_cb  & share);
 
+// the cache of the layers with a sliding window beside `base`: one that is restored cell by cell if `base` is merged, else the stock one
+llama_kv_cache * llama_kv_cache_create_window(
+       const llama_kv_cache & base,
+          const llama_model & model,
+        const llama_hparams & hparams,
+                  ggml_type   type_k,
+                  ggml_type   type_v,
+                       bool   v_trans,
+                       bool   offload,
+                       bool   unified,
+                   uint32_t   kv_size,
+                   uint32_t   n_seq_max,
+                   uint32_t   n_pad,
+                   uint32_t   n_swa,
+             llama_swa_type   swa_type,
+             llama_memory_t   mem_other,
+        const llama_memory_i::layer_filter_cb & filter,
+        const llama_memory_i::layer_reuse_cb  & reuse,
+        const llama_memory_i::layer_share_cb  & share);
+
 // whether interleaved SWA caches can lose [p0, p1): always in stock contexts; in merged ones, whose caller is promised a
 // true answer, only if the sliding window before the cut is still there
 bool llama_kv_cache_can_cut(const llama_kv_cache & base, const llama_kv_cache & swa, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
