@@ -523,7 +523,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc, unused-ignore]
             self.reset()
             raise AsymKVError(
                 "the state could not be loaded, and the context is empty now: it was saved with another model, cache type, "
-                "n_batch, budget, per_head or flash_attn; load it into a Llama made with the same settings"
+                "n_batch, budget, per_head or flash_attn, or by another version of asymkv-gguf; load it into a Llama made with "
+                "the same settings, or read the text again"
             )
         if self._logits_all:
             rows = min(len(tokens), len(state.scores))

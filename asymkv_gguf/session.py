@@ -35,7 +35,7 @@ from .llama import Llama
 from .state import n_cached
 
 MAGIC = b"ASYMKVS\n"
-VERSION = 1
+VERSION = 2  # 1: tables as arrays of slots
 _START = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 
@@ -205,7 +205,10 @@ def _parse(stream: BinaryIO, size: int, path: _Path) -> tuple[dict[str, Any], di
     stream.seek(0)
     _, version, header_bytes = _START.unpack(take(_START.size))
     if version != VERSION:
-        raise SessionError(f"session {path} has version {version} of the format, and this asymkv-gguf reads {VERSION}")
+        raise SessionError(
+            f"session {path} has version {version} of the format, and this asymkv-gguf reads {VERSION}: "
+            "read the text again and save it anew, or use the asymkv-gguf that saved it"
+        )
     try:
         header = json.loads(bytes(take(header_bytes)))
         listed = [(str(name), int(n_bytes)) for name, n_bytes in header["sections"]]

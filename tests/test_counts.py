@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import pytest
+from tiny_models import Builder
 
 from asymkv_gguf import AsymKVConfig, Llama
 
@@ -57,12 +59,39 @@ def test_compressions_in_prefill_and_decode_reserve_no_graph(llm: Llama) -> None
     assert not any("reserv" in line for line in lines)
 
 
-def test_the_cache_is_its_slots_and_the_queries_take_as_many_bytes_as_keys(llm: Llama) -> None:
+def test_the_cache_is_its_slots_and_tables_are_a_few_bytes_for_each(llm: Llama) -> None:
     stats = llm.asymkv_stats()
     model = llm.metadata
     n_layer, n_head = int(model["llama.block_count"]), int(model["llama.attention.head_count"])
     n_kv, d = int(model["llama.attention.head_count_kv"]), int(model["llama.embedding_length"]) // n_head
     assert stats.kv_bytes == CAPACITY * n_layer * n_kv * d * 2 * 2  # keys and values of 16 bits
-    ring = CONFIG.observe * n_layer * n_head * d * 2
-    slots = CAPACITY * n_layer * n_kv * (2 + 32)  # ln(cardinality) in 16 bits, and what a slot stands for
-    assert ring < stats.table_bytes <= ring + slots
+    ring = CONFIG.observe * n_layer * n_head * d * 34 // 32  # q8_0
+    log_card = CAPACITY * n_layer * n_kv * 2  # ln(cardinality) in 16 bits
+    assert stats.table_bytes == ring + log_card
+    llm.eval(tokens(4000))
+    slots = CONFIG.budget * n_layer * n_kv  # of which something is to be told
+    assert 0 < llm.asymkv_stats().table_bytes - ring - log_card <= 4 * slots
+    llm.reset()
+    llm.eval(tokens(1))
+    assert llm.asymkv_stats().table_bytes == ring + log_card
+
+
+@pytest.mark.parametrize("config", [{}, {"evict": False}, {"score": "h2o", "evict": True}], ids=str)
+def test_keys_values_and_tables_take_three_percent_more_than_the_slots(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Heads and settings as with Llama-3.2-1B: of it this is one KV head of one layer, and a budget of 2,048 slots."""
+    builder = Builder(tmp_path / "head.gguf", "llama", d=256, n_layer=1, n_head=4, n_head_kv=1)
+    builder.writer.add_layer_norm_rms_eps(1e-5)
+    builder.writer.add_rope_freq_base(500000.0)
+    builder.embeddings()
+    builder.attention(0, 1)
+    builder.feed_forward(0)
+    builder.close()
+    llm = Llama(str(tmp_path / "head.gguf"), asymkv=config or True, n_ctx=1 << 15, n_threads=2, verbose=False)
+    for _ in range(5):
+        llm.eval(tokens(3000))
+        stats = llm.asymkv_stats()
+        slot_bytes = 2 * 64 * 2
+        assert stats.capacity == 2560
+        assert stats.kv_bytes + stats.table_bytes <= 1.03 * stats.capacity * slot_bytes
+    assert stats.compressions >= 20
+    llm.close()

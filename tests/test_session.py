@@ -28,7 +28,7 @@ from asymkv_gguf.state import read_state
 SMALL = AsymKVConfig(budget=192, chunk=64)
 QUIET: dict[str, Any] = {"verbose": False, "n_threads": 1, "n_threads_batch": 1, "n_ctx": 2048}
 TEXT = recall.make_document(3, tokens=600).text
-DIGEST = 32
+DIGEST, VERSION = 32, 2
 
 
 def opened(**options: Any) -> Llama:
@@ -60,7 +60,7 @@ def parts(path: Path) -> tuple[dict[str, Any], list[bytes]]:
     """Header and sections of a file, read as docs/sessions.md describes it."""
     data = path.read_bytes()
     magic, version, n_header = struct.unpack_from("<8sII", data)
-    assert (magic, version) == (b"ASYMKVS\n", 1)
+    assert (magic, version) == (b"ASYMKVS\n", VERSION)
     assert hashlib.blake2b(data[:-DIGEST], digest_size=DIGEST).digest() == data[-DIGEST:]
     header = json.loads(data[16 : 16 + n_header])
     sections, place = [], 16 + n_header
@@ -74,7 +74,7 @@ def parts(path: Path) -> tuple[dict[str, Any], list[bytes]]:
 def write(path: Path, header: dict[str, Any], sections: list[bytes]) -> None:
     """A file with a right checksum, whatever it says."""
     text = json.dumps(header).encode()
-    data = struct.pack("<8sII", b"ASYMKVS\n", 1, len(text)) + text + b"".join(sections)
+    data = struct.pack("<8sII", b"ASYMKVS\n", VERSION, len(text)) + text + b"".join(sections)
     path.write_bytes(data + hashlib.blake2b(data, digest_size=DIGEST).digest())
 
 

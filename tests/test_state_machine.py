@@ -96,12 +96,23 @@ def test_a_state_that_contradicts_itself_is_refused(tiny: Callable[[str], Path])
     read(llm, random_tokens(300), 64)
     llm.asymkv_compress(110)
     state = llm.save_state()
-    packed = llm.asymkv_slots(0, 0)[:8].tobytes()
-    assert state.llama_state.count(packed) == 1
-    changed = llm.asymkv_slots(0, 0)[:8].copy()
-    changed["position"][5], changed["position"][6] = changed["position"][6], changed["position"][5]
-    state.llama_state = state.llama_state.replace(packed, changed.tobytes())
-    with pytest.raises(RuntimeError, match="the state could not be loaded, and the context is empty now"):
-        llm.load_state(state)
-    assert llm.asymkv_stats().slots == 0
+    whole, lost = state.llama_state, llm.asymkv_lost(0, 0)
+    # the first group's table: how many tokens are lost, how many bytes follow, one byte for each score, and the coded slots
+    start = whole.index(lost.to_bytes(8, sys.byteorder))
+    while not 110 < int.from_bytes(whole[start + 8 : start + 16], sys.byteorder) < 5 * 110:
+        start = whole.index(lost.to_bytes(8, sys.byteorder), start + 1)
+    slots = start + 16 + 110
+    for place, changed in (
+        (start, (lost + 1).to_bytes(8, sys.byteorder)),
+        (start + 8, (1 << 60).to_bytes(8, sys.byteorder)),
+        (slots + 10, bytes([whole[slots + 10] ^ 0x80])),
+        (slots + 3, bytes(50)),
+    ):
+        state.llama_state = whole[:place] + changed + whole[place + len(changed) :]
+        with pytest.raises(RuntimeError, match="the state could not be loaded, and the context is empty now"):
+            llm.load_state(state)
+        assert llm.asymkv_stats().slots == 0
+    state.llama_state = whole
+    llm.load_state(state)
+    assert llm.asymkv_stats().slots == 110
     llm.close()

@@ -54,18 +54,21 @@ std::string llama_kv_cache_asym::cells_problem() const {
 std::string llama_kv_cache_asym::table_problem(const asym_layer & layer, uint32_t group, const std::vector<uint32_t> & order, bool with_device) const {
     const auto & table = layer.tables[group];
 
-    if (table.slots.size() != n_packed) {
-        return "a table has " + std::to_string(table.slots.size()) + " slots, " + std::to_string(n_packed) + " are packed" + at(layer.il, group, 0);
+    if (table.packed.size() < n_packed) {
+        return "a table has " + std::to_string(table.packed.size()) + " slots, " + std::to_string(n_packed) + " are packed" + at(layer.il, group, 0);
     }
+
+    const auto slots = slots_of(table, order);
 
     uint64_t n_counted = table.n_lost;
     uint32_t n_inside  = 0;
     double   before    = -1.0;
     int32_t  last      = -1;
 
-    for (uint32_t cell : order) {
-        const asymkv_slot slot = slot_at(table, cell);
-        const llama_pos   pos  = v_cells[0].pos_get(cell);
+    for (size_t i = 0; i < order.size(); ++i) {
+        const asymkv_slot & slot = slots[i];
+        const uint32_t      cell = order[i];
+        const llama_pos     pos  = v_cells[0].pos_get(cell);
 
         const bool is_inside = n_middle > 0 && pos >= middle_pos0 && pos <= middle_pos1;
 
@@ -99,8 +102,9 @@ std::string llama_kv_cache_asym::table_problem(const asym_layer & layer, uint32_
     }
     std::vector<ggml_fp16_t> log_card(get_size());
     ggml_backend_tensor_get(layer.log_card, log_card.data(), group*layer.log_card->nb[1], log_card.size()*sizeof(ggml_fp16_t));
+    const auto packed = table.packed.unpack(n_packed);
     for (uint32_t i = 0; i < log_card.size(); ++i) {
-        const float expected = i < n_packed ? std::log((float) table.slots[i].cardinality) : 0.0f;
+        const float expected = i < n_packed ? std::log((float) packed[i].cardinality) : 0.0f;
         if (log_card[i] != ggml_fp32_to_fp16(expected)) {
             return "the device has another cardinality than the table" + at(layer.il, group, i);
         }

@@ -54,7 +54,8 @@ std::vector<float> llama_kv_cache_asym::read_sinks(const asym_layer & layer) con
     return sinks;
 }
 
-void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const {
+void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells,
+        const std::vector<asymkv_slot> & slots, group_arrays & out) const {
     const auto * k = layers[layer.ikv].k;
     const auto * v = layers[layer.ikv].v;
 
@@ -79,7 +80,7 @@ void llama_kv_cache_asym::fill_group(const asym_layer & layer, uint32_t group, c
     std::vector<uint8_t> column;
 
     for (uint32_t i = 0; i < n; ++i) {
-        const asymkv_slot slot = slot_at(layer.tables[group], cells[i]);
+        const asymkv_slot & slot = slots[i];
 
         out.positions    [i] = slot.position;
         out.cardinalities[i] = slot.cardinality;
@@ -174,7 +175,9 @@ void llama_kv_cache_asym::read_group(llama_context * lctx, uint32_t layer, uint3
 
     layer_bytes bytes;
     read_layer(asym_layers[layer], bytes);
-    fill_group(asym_layers[layer], group, bytes, sorted_cells(), out);
+
+    const auto cells = sorted_cells();
+    fill_group(asym_layers[layer], group, bytes, cells, slots_of(asym_layers[layer].tables[group], cells), out);
 }
 
 bool llama_kv_cache_asym::is_expired(const asymkv_slot & slot) const {

@@ -104,10 +104,10 @@ bool llama_kv_cache_asym::has_device_plan(const std::vector<uint32_t> & cells, u
         return false;
     }
     // whether positions will move is known when the plan is
-    for (const auto & layer : asym_layers) {
-        for (const auto & table : layer.tables) {
-            const double span = slot_at(table, cells.back()).position - slot_at(table, cells.front()).position;
-            if (params.span > 0 && span + (get_size() - n_keep) >= params.span) {
+    for (size_t il = 0; il < asym_layers.size() && params.span > 0; ++il) {
+        for (const auto & table : asym_layers[il].tables) {
+            const auto slots = slots_of(table, cells);
+            if (slots.back().position - slots.front().position + (get_size() - n_keep) >= params.span) {
                 return false;
             }
         }
@@ -139,9 +139,10 @@ void llama_kv_cache_asym::set_device_inputs(const asym_layer & layer, const std:
     for (size_t g = 0; g < layer.tables.size(); ++g) {
         float * fields = slots.data() + AKV_SLOT_FIELDS*n*g;
 
-        const double last = slot_at(layer.tables[g], cells[n - 1]).position;
+        const auto   known = slots_of(layer.tables[g], cells);
+        const double last  = known.back().position;
         for (size_t i = 0; i < n; ++i) {
-            const asymkv_slot slot = slot_at(layer.tables[g], cells[i]);
+            const asymkv_slot & slot = known[i];
             const double whole = std::floor(slot.position);
             const double past  = (double) params.accumulate*slot.score;
 
@@ -186,10 +187,7 @@ void llama_kv_cache_asym::read_device_plan(
 
     auto & table = work.tables[group];
 
-    std::vector<asymkv_slot> slots(cells.size());
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        slots[i] = slot_at(layer.tables[group], cells[i]);
-    }
+    std::vector<asymkv_slot> slots = slots_of(layer.tables[group], cells);
 
     table.n_lost = layer.tables[group].n_lost;
     for (uint32_t s = 0; s < n_steps; ++s) {
@@ -212,12 +210,13 @@ void llama_kv_cache_asym::read_device_plan(
         work.n_merges++;
     }
 
-    table.slots.resize(n_keep);
+    std::vector<asymkv_slot> slots_kept(n_keep);
     for (uint32_t s = 0; s < n_keep; ++s) {
         const uint32_t i = (uint32_t) kept[s];
-        table.slots[s] = slots[i];
-        table.slots[s].score = mass[i];
+        slots_kept[s] = slots[i];
+        slots_kept[s].score = mass[i];
     }
+    table.pack(slots_kept);
 }
 
 bool llama_kv_cache_asym::build_device_layer(const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, device_layer & work) const {

@@ -47,7 +47,7 @@ struct llama_kv_cache_asym::host_layer {
 struct llama_kv_cache_asym::host_worker {
     group_arrays              arrays;
     asymkv::group_compression comp;
-    std::vector<asymkv_slot>  slots;
+    std::vector<asymkv_slot>  kept;
     std::vector<uint8_t>      column;
 
     // one group after its compression
@@ -88,7 +88,6 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
     const auto * k = layers[layer.ikv].k;
     const auto * v = layers[layer.ikv].v;
 
-    const uint32_t n  = cells.size();
     const uint32_t nk = layer.heads_per_group*layer.head_k;
     const uint32_t nv = layer.heads_per_group*layer.head_v;
 
@@ -98,13 +97,15 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
     const size_t k_size    = ggml_row_size(k->type, nk); // of one group
     const size_t v_size    = ggml_row_size(v->type, nv);
 
-    auto & [arrays, comp, slots, column, k_new, v_new, table, n_merges, n_evictions, t_observe_us, t_plan_us, t_merge_us, moved_any] = worker;
+    auto & [arrays, comp, kept, column, k_new, v_new, table, n_merges, n_evictions, t_observe_us, t_plan_us, t_merge_us, moved_any] = worker;
+
+    auto slots = slots_of(layer.tables[group], cells);
 
     // where they are planned and merged: no second copy
     arrays.keys  .swap(comp.state.keys);
     arrays.values.swap(comp.state.values);
 
-    fill_group(layer, group, bytes, cells, arrays);
+    fill_group(layer, group, bytes, cells, slots, arrays);
 
     arrays.keys  .swap(comp.state.keys);
     arrays.values.swap(comp.state.values);
@@ -126,10 +127,6 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
     auto & state = comp.state;
 
     // positions covered by each slot
-    slots.resize(n);
-    for (uint32_t i = 0; i < n; ++i) {
-        slots[i] = slot_at(layer.tables[group], cells[i]);
-    }
     for (const auto & op : comp.plan.ops) {
         if (op.j != asymkv::NO_SLOT) {
             slots[op.i].first = std::min(slots[op.i].first, slots[op.j].first);
@@ -137,9 +134,7 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
         }
     }
 
-    table.n_lost = layer.tables[group].n_lost + comp.plan.n_lost;
-    table.slots.resize(n_keep);
-
+    kept.resize(n_keep);
     k_new.resize((size_t) n_keep*k_size);
     v_new.resize((size_t) n_keep*v_size);
 
@@ -148,10 +143,7 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
     for (uint32_t s = 0; s < n_keep; ++s) {
         const uint32_t i = comp.plan.kept[s];
 
-        table.slots[s] = slots[i];
-        table.slots[s].position    = state.positions[i];
-        table.slots[s].cardinality = state.cards[i];
-        table.slots[s].score       = (float) state.scores[i];
+        kept[s] = { state.positions[i], slots[i].first, slots[i].last, state.cards[i], (float) state.scores[i] };
 
         const float * vi = state.values.data() + (size_t) i*nv;
 
@@ -183,6 +175,9 @@ void llama_kv_cache_asym::compress_host_group(const host_layer & work, uint32_t 
             }
         }
     }
+
+    table.pack(kept);
+    table.n_lost = layer.tables[group].n_lost + comp.plan.n_lost;
 
     t_merge_us += ggml_time_us() - t_merge;
 }

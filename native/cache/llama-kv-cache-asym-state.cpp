@@ -3,7 +3,7 @@
 #include "llama-impl.h"
 #include "llama-io.h"
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 
@@ -15,7 +15,7 @@
 namespace {
 
 constexpr uint32_t STATE_MAGIC   = 0x4B4D5341; // "ASMK"
-constexpr uint32_t STATE_VERSION = 2;
+constexpr uint32_t STATE_VERSION = 3;
 
 struct state_header {
     uint32_t magic;
@@ -23,7 +23,7 @@ struct state_header {
     uint32_t n_layer;
     uint32_t per_head;
     uint32_t observe;
-    uint32_t slot_size;
+    uint32_t reserved; // 0; versions before 3 have a size here
 };
 
 struct state_text {
@@ -44,7 +44,7 @@ struct state_text {
 
 void llama_kv_cache_asym::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
     const state_header header = {
-        STATE_MAGIC, STATE_VERSION, (uint32_t) asym_layers.size(), (uint32_t) params.per_head, params.observe, (uint32_t) sizeof(asymkv_slot),
+        STATE_MAGIC, STATE_VERSION, (uint32_t) asym_layers.size(), (uint32_t) params.per_head, params.observe, 0,
     };
     io.write(&header, sizeof(header));
 
@@ -67,19 +67,21 @@ void llama_kv_cache_asym::state_write(llama_io_write_i & io, llama_seq_id seq_id
     text.n_merges        = counters.n_merges;
     text.n_evictions     = counters.n_evictions;
 
-    // the stock cache writes live cells only: the packed ones among them come first
-    for (uint32_t i = 0; i < n_packed && !is_empty; ++i) {
-        text.n_packed += !cells.is_empty(i);
-    }
+    text.n_packed        = is_empty ? 0 : n_packed;
     io.write(&text, sizeof(text));
 
     for (const auto & layer : asym_layers) {
         for (const auto & table : layer.tables) {
+            asymkv::slot_table packed;
+            if (text.n_packed > 0) {
+                const auto slots = table.packed.unpack(text.n_packed); // without those that were taken back
+                packed.pack(slots.data(), text.n_packed);
+            }
+            const uint64_t n_bytes = packed.bytes().size();
             io.write(&table.n_lost, sizeof(table.n_lost));
-            for (uint32_t i = 0; i < n_packed && !is_empty; ++i) {
-                if (!cells.is_empty(i)) {
-                    io.write(&table.slots[i], sizeof(asymkv_slot));
-                }
+            io.write(&n_bytes, sizeof(n_bytes));
+            if (n_bytes > 0) {
+                io.write(packed.bytes().data(), n_bytes);
             }
         }
     }
@@ -96,8 +98,12 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
     state_header header;
     io.read(&header, sizeof(header));
 
-    if (header.magic != STATE_MAGIC || header.version != STATE_VERSION || header.slot_size != sizeof(asymkv_slot)) {
-        throw std::runtime_error("the state was not saved by this version of the merged cache");
+    if (header.magic != STATE_MAGIC) {
+        throw std::runtime_error("the state is not one of a merged cache");
+    }
+    if (header.version != STATE_VERSION) {
+        throw std::runtime_error("the state has version " + std::to_string(header.version) + " of the merged cache's format, and this library reads " +
+                std::to_string(STATE_VERSION) + ": read the text again, or load the state with the library that saved it");
     }
     if (header.n_layer != asym_layers.size() || header.per_head != (uint32_t) params.per_head || header.observe != params.observe) {
         throw std::runtime_error("the state was saved with other settings (layers, per_head or observe)");
@@ -137,15 +143,25 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
         n_packed = text.n_packed;
         for (auto & layer : asym_layers) {
             for (auto & table : layer.tables) {
+                uint64_t n_bytes;
                 io.read(&table.n_lost, sizeof(table.n_lost));
-                table.slots.resize(n_packed);
-                for (auto & slot : table.slots) {
-                    io.read(&slot, sizeof(slot));
-                    const bool is_token = slot.cardinality == 1 && slot.first == slot.last;
-                    if (slot.cardinality == 0 || slot.first > slot.last || !std::isfinite(slot.position) || (text.n_middle == 0 && !is_token)) {
-                        throw std::runtime_error("the state has a slot that cannot be right");
-                    }
+                io.read(&n_bytes, sizeof(n_bytes));
+                if (n_bytes > asymkv::slot_table::max_bytes(n_packed)) {
+                    throw std::runtime_error("the state has more bytes in a table than its slots can take");
                 }
+                std::vector<uint8_t> bytes(n_bytes);
+                if (n_bytes > 0) {
+                    io.read(bytes.data(), n_bytes);
+                }
+
+                asymkv::slot_table packed;
+                packed.set_bytes(std::move(bytes), n_packed);
+                const auto slots = packed.unpack();
+                const bool are_tokens = std::all_of(slots.begin(), slots.end(), [](const asymkv_slot & slot) { return slot.first == slot.last; });
+                if (text.n_middle == 0 && !are_tokens) {
+                    throw std::runtime_error("the state has a slot that cannot be right");
+                }
+                table.pack(slots); // whatever the bytes were, these are as we write them
             }
         }
 
@@ -172,7 +188,7 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
             throw std::runtime_error("the state contradicts itself: " + contradiction);
         }
 
-        for (const auto & layer : asym_layers) {
+        for (auto & layer : asym_layers) {
             upload_log_card(layer);
         }
     } catch (...) {

@@ -10,6 +10,7 @@
 #include "asymkv-params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -115,6 +116,23 @@ static asymkv_params with_trained_span(asymkv_params params, uint32_t n_ctx_trai
     return params;
 }
 
+// 8 bits tell what a query attends to, far better than its neighbours would; no block may span two heads
+static ggml_type ring_type(ggml_type type_k, uint32_t head_k, ggml_backend_dev_t dev) {
+    if (type_k == GGML_TYPE_F32) {
+        return GGML_TYPE_F32;
+    }
+    if (head_k % ggml_blck_size(GGML_TYPE_Q8_0) != 0) {
+        return GGML_TYPE_F16;
+    }
+    ggml_context_ptr ctx(ggml_init({ 4*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
+
+    ggml_tensor * ring = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_Q8_0, head_k, 1);
+    ggml_tensor * q    = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32,  head_k, 1);
+    ggml_tensor * rows = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I64,  1);
+
+    return !dev || ggml_backend_dev_supports_op(dev, ggml_set_rows(ctx.get(), ring, q, rows)) ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+}
+
 llama_kv_cache_asym::llama_kv_cache_asym(
         const llama_model & model,
       const llama_hparams & hparams,
@@ -171,10 +189,9 @@ llama_kv_cache_asym::llama_kv_cache_asym(
         ggml_format_name(layer.log_card, "cache_log_card_l%d", il);
 
         if (params.observe > 0) {
-            // as precise as the keys that these queries are compared with
-            const ggml_type type_q = type_k == GGML_TYPE_F32 ? GGML_TYPE_F32 : ggml_is_quantized(type_k) ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+            ggml_backend_dev_t dev = offload ? model.dev_layer(il) : ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
 
-            layer.q_ring = ggml_new_tensor_2d(ctx, type_q, (int64_t) layer.head_k*layer.n_head, params.observe);
+            layer.q_ring = ggml_new_tensor_2d(ctx, ring_type(type_k, layer.head_k, dev), (int64_t) layer.head_k*layer.n_head, params.observe);
             ggml_format_name(layer.q_ring, "cache_q_ring_l%d", il);
         }
 
@@ -205,7 +222,6 @@ llama_kv_cache_asym::llama_kv_cache_asym(
         counters.n_group   = std::max(counters.n_group,   (uint32_t) layer.tables.size());
         counters.n_head_kv = std::max(counters.n_head_kv, layer.n_head_kv);
         counters.table_bytes += ggml_nbytes(layer.log_card) + (layer.q_ring ? ggml_nbytes(layer.q_ring) : 0);
-        counters.table_bytes += layer.tables.size()*kv_size*sizeof(asymkv_slot);
     }
     native_ops = choose_native_ops(offload);
     counters.native_ops     = native_ops;
@@ -258,6 +274,11 @@ void llama_kv_cache_asym::get_stats(asymkv_stats & stats) const {
     stats.size     = size;
     stats.n_slots  = n_live();
     stats.n_tokens = n_tokens();
+    for (const auto & layer : asym_layers) {
+        for (const auto & table : layer.tables) {
+            stats.table_bytes += table.packed.n_bytes();
+        }
+    }
 }
 
 std::vector<uint32_t> llama_kv_cache_asym::sorted_cells() const {
@@ -275,21 +296,33 @@ std::vector<uint32_t> llama_kv_cache_asym::sorted_cells() const {
     return res;
 }
 
-asymkv_slot llama_kv_cache_asym::slot_at(const group_table & table, uint32_t cell) const {
-    if (cell < n_packed) {
-        return table.slots[cell];
-    }
-    const llama_pos pos = v_cells[0].pos_get(cell);
+std::vector<asymkv_slot> llama_kv_cache_asym::slots_of(const group_table & table, const std::vector<uint32_t> & cells) const {
+    const auto packed = table.packed.unpack(n_packed);
 
-    return { (double) pos, pos, pos, 1, 0.0f };
+    std::vector<asymkv_slot> res;
+    res.reserve(cells.size());
+    for (uint32_t cell : cells) {
+        if (cell < n_packed) {
+            res.push_back(packed[cell]);
+        } else {
+            const llama_pos pos = v_cells[0].pos_get(cell);
+            res.push_back({ (double) pos, pos, pos, 1, 0.0f });
+        }
+    }
+    return res;
 }
 
 std::vector<asymkv_slot> llama_kv_cache_asym::get_slots(uint32_t layer, uint32_t group) const {
-    std::vector<asymkv_slot> res;
-    for (uint32_t cell : sorted_cells()) {
-        res.push_back(slot_at(asym_layers[layer].tables[group], cell));
-    }
-    return res;
+    return slots_of(asym_layers[layer].tables[group], sorted_cells());
+}
+
+static ggml_fp16_t log_card_of(const asymkv_slot & slot) { return ggml_fp32_to_fp16(std::log((float) slot.cardinality)); }
+
+void llama_kv_cache_asym::group_table::pack(const std::vector<asymkv_slot> & slots) {
+    packed.pack(slots.data(), (uint32_t) slots.size());
+
+    log_card.resize(slots.size());
+    std::transform(slots.begin(), slots.end(), log_card.begin(), log_card_of);
 }
 
 //
@@ -349,8 +382,7 @@ void llama_kv_cache_asym::reset_tables() {
 
     for (auto & layer : asym_layers) {
         for (auto & table : layer.tables) {
-            table.slots.clear();
-            table.n_lost = 0;
+            table = {};
         }
         if (was_packed && !hparams.no_alloc) {
             n_packed = 0;
@@ -368,13 +400,20 @@ void llama_kv_cache_asym::reset_tables() {
     n_ring = 0;
 }
 
-void llama_kv_cache_asym::upload_log_card(const asym_layer & layer) const {
+void llama_kv_cache_asym::upload_log_card(asym_layer & layer) const {
     std::vector<ggml_fp16_t> data((size_t) get_size()*layer.tables.size(), ggml_fp32_to_fp16(0.0f));
 
     for (size_t g = 0; g < layer.tables.size(); ++g) {
-        for (uint32_t i = 0; i < n_packed; ++i) {
-            data[g*get_size() + i] = ggml_fp32_to_fp16(std::log((float) layer.tables[g].slots[i].cardinality));
+        auto & table = layer.tables[g];
+        auto * row   = data.data() + g*get_size();
+
+        if (table.log_card.size() == n_packed) {
+            std::copy(table.log_card.begin(), table.log_card.end(), row);
+        } else {
+            const auto slots = table.packed.unpack(n_packed);
+            std::transform(slots.begin(), slots.end(), row, log_card_of);
         }
+        table.log_card = {};
     }
     ggml_backend_tensor_set(layer.log_card, data.data(), 0, data.size()*sizeof(ggml_fp16_t));
 }
@@ -435,11 +474,6 @@ bool llama_kv_cache_asym::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1
 
     if (first_removed < n_packed) {
         n_packed = first_removed;
-        for (auto & layer : asym_layers) {
-            for (auto & table : layer.tables) {
-                table.slots.resize(n_packed);
-            }
-        }
     }
 
     if (is_merged() && p0 <= middle_pos0) {

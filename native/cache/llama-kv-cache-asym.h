@@ -5,6 +5,7 @@
 #include "llama-kv-cache-asym-hook.h"
 
 #include "asymkv.h"
+#include "asymkv-table.h"
 
 #include <atomic>
 #include <string>
@@ -134,10 +135,15 @@ public:
     uint32_t observe_stride() const;
 
 private:
-    // what one group knows of its slots, for the packed slots [0, n_packed); later slots hold one token each
+    // what one group knows of its slots, for the packed slots [0, n_packed), and perhaps for some that were taken back; later
+    // slots hold one token each
     struct group_table {
-        std::vector<asymkv_slot> slots;
+        asymkv::slot_table packed;
         uint64_t n_lost = 0;
+
+        std::vector<ggml_fp16_t> log_card; // of all packed slots, until it is uploaded
+
+        void pack(const std::vector<asymkv_slot> & slots);
     };
 
     struct asym_layer {
@@ -226,11 +232,13 @@ private:
     ggml_tensor * attend_by_head(const llm_attn_hook & hook, const asym_layer & layer, ggml_tensor * log_card) const;
 
     void reset_tables();
-    void upload_log_card(const asym_layer & layer) const;
+    void upload_log_card(asym_layer & layer) const;
 
     // live cells, ascending in position
     std::vector<uint32_t> sorted_cells() const;
-    asymkv_slot slot_at(const group_table & table, uint32_t cell) const;
+
+    // of these cells, as one group sees them
+    std::vector<asymkv_slot> slots_of(const group_table & table, const std::vector<uint32_t> & cells) const;
 
     // beyond the horizon
     bool is_expired(const asymkv_slot & slot) const;
@@ -243,7 +251,8 @@ private:
 
     void read_layer(const asym_layer & layer, layer_bytes & bytes) const;
     std::vector<float> read_sinks(const asym_layer & layer) const;
-    void fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells, group_arrays & out) const;
+    void fill_group(const asym_layer & layer, uint32_t group, const layer_bytes & bytes, const std::vector<uint32_t> & cells,
+            const std::vector<asymkv_slot> & slots, group_arrays & out) const;
 
     void relabel_cells(const std::vector<uint32_t> & cells, uint32_t n_keep);
 
