@@ -13,6 +13,7 @@ import pytest
 from tiny_models import Builder
 
 from asymkv_gguf import AsymKVConfig, Llama
+from asymkv_gguf.cache_types import KV_TYPES
 
 CONFIG = AsymKVConfig(budget=256, sinks=4, recent=32, observe=16, chunk=64)
 CAPACITY, N_BATCH = 512, 64
@@ -76,16 +77,36 @@ def test_the_cache_is_its_slots_and_tables_are_a_few_bytes_for_each(llm: Llama) 
     assert llm.asymkv_stats().table_bytes == ring + log_card
 
 
-@pytest.mark.parametrize("config", [{}, {"evict": False}, {"score": "h2o", "evict": True}], ids=str)
-def test_keys_values_and_tables_take_three_percent_more_than_the_slots(tmp_path: Path, config: dict[str, Any]) -> None:
-    """Heads and settings as with Llama-3.2-1B: of it this is one KV head of one layer, and a budget of 2,048 slots."""
-    builder = Builder(tmp_path / "head.gguf", "llama", d=256, n_layer=1, n_head=4, n_head_kv=1)
+@pytest.mark.parametrize(
+    ("head", "cache_type", "bytes_of_32"), [(64, "f16", 34), (64, "q8_0", 34), (48, "f16", 64), (64, "f32", 128)]
+)
+def test_observed_queries_take_8_bits_where_heads_are_whole_blocks(
+    tmp_path: Path, head: int, cache_type: str, bytes_of_32: int
+) -> None:
+    write_head(tmp_path / "head.gguf", head)
+    number = KV_TYPES[cache_type]
+    llm = Llama(str(tmp_path / "head.gguf"), asymkv=CONFIG, n_ctx=1024, type_k=number, type_v=number, verbose=False)
+    assert llm.asymkv_stats().table_bytes == CAPACITY * 2 + CONFIG.observe * 4 * head * bytes_of_32 // 32
+    llm.eval(tokens(600))
+    assert llm.asymkv_stats().compressions > 0
+    llm.close()
+
+
+def write_head(path: Path, head: int) -> None:
+    """One layer and one KV head, for which four query heads ask."""
+    builder = Builder(path, "llama", d=4 * head, n_layer=1, n_head=4, n_head_kv=1)
     builder.writer.add_layer_norm_rms_eps(1e-5)
     builder.writer.add_rope_freq_base(500000.0)
     builder.embeddings()
     builder.attention(0, 1)
     builder.feed_forward(0)
     builder.close()
+
+
+@pytest.mark.parametrize("config", [{}, {"evict": False}, {"score": "h2o", "evict": True}], ids=str)
+def test_keys_values_and_tables_take_three_percent_more_than_the_slots(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Heads and settings as with Llama-3.2-1B: of it this is one KV head of one layer, and a budget of 2,048 slots."""
+    write_head(tmp_path / "head.gguf", 64)
     llm = Llama(str(tmp_path / "head.gguf"), asymkv=config or True, n_ctx=1 << 15, n_threads=2, verbose=False)
     for _ in range(5):
         llm.eval(tokens(3000))
