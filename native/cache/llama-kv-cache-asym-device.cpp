@@ -1,5 +1,6 @@
 #include "llama-kv-cache-asym.h"
 
+#include "llama-asymkv-threads.h"
 #include "llama-asymkv-trial.h"
 #include "llama-context.h"
 #include "llama-impl.h"
@@ -84,12 +85,13 @@ struct llama_kv_cache_asym::device_layer {
     std::vector<ggml_tensor *>                plans;
     std::vector<ggml_asymkv_compress_scalars> scalars; // custom ops point here
 
-    std::vector<group_table> tables;
+    std::vector<std::vector<asymkv_slot>> known;  // slots of each group: before, and when it was run, after
+    std::vector<group_table> tables;             // which are not packed yet
     uint64_t n_merges    = 0;
     uint64_t n_evictions = 0;
 };
 
-bool llama_kv_cache_asym::has_device_plan(const std::vector<uint32_t> & cells, uint32_t n_keep) const {
+bool llama_kv_cache_asym::has_device_plan(const std::vector<uint32_t> & cells) const {
     if (is_wish("host") || (params.decay > 0.0f && cells.size()/params.decay > MAX_FADING)) {
         return false;
     }
@@ -102,15 +104,6 @@ bool llama_kv_cache_asym::has_device_plan(const std::vector<uint32_t> & cells, u
     // rows only move towards the front
     if (!std::is_sorted(cells.begin(), cells.end())) {
         return false;
-    }
-    // whether positions will move is known when the plan is
-    for (size_t il = 0; il < asym_layers.size() && params.span > 0; ++il) {
-        for (const auto & table : asym_layers[il].tables) {
-            const auto slots = slots_of(table, cells);
-            if (slots.back().position - slots.front().position + (get_size() - n_keep) >= params.span) {
-                return false;
-            }
-        }
     }
     return true;
 }
@@ -139,7 +132,7 @@ void llama_kv_cache_asym::set_device_inputs(const asym_layer & layer, const std:
     for (size_t g = 0; g < layer.tables.size(); ++g) {
         float * fields = slots.data() + AKV_SLOT_FIELDS*n*g;
 
-        const auto   known = slots_of(layer.tables[g], cells);
+        const auto & known = work.known[g];
         const double last  = known.back().position;
         for (size_t i = 0; i < n; ++i) {
             const asymkv_slot & slot = known[i];
@@ -187,7 +180,7 @@ void llama_kv_cache_asym::read_device_plan(
 
     auto & table = work.tables[group];
 
-    std::vector<asymkv_slot> slots = slots_of(layer.tables[group], cells);
+    auto & slots = work.known[group];
 
     table.n_lost = layer.tables[group].n_lost;
     for (uint32_t s = 0; s < n_steps; ++s) {
@@ -210,13 +203,13 @@ void llama_kv_cache_asym::read_device_plan(
         work.n_merges++;
     }
 
-    std::vector<asymkv_slot> slots_kept(n_keep);
+    std::vector<asymkv_slot> after(n_keep);
     for (uint32_t s = 0; s < n_keep; ++s) {
         const uint32_t i = (uint32_t) kept[s];
-        slots_kept[s] = slots[i];
-        slots_kept[s].score = mass[i];
+        after[s] = slots[i];
+        after[s].score = mass[i];
     }
-    table.pack(slots_kept);
+    slots.swap(after);
 }
 
 bool llama_kv_cache_asym::build_device_layer(const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, device_layer & work) const {
@@ -343,8 +336,32 @@ void llama_kv_cache_asym::run_device_layer(const asym_layer & layer, const std::
 }
 
 void llama_kv_cache_asym::compress_on_device(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written) {
-    if (!has_device_plan(cells, n_keep)) {
+    if (!has_device_plan(cells)) {
         return;
+    }
+
+    std::vector<device_layer>                  all(asym_layers.size());
+    std::vector<std::pair<uint32_t, uint32_t>> groups; // of these layers
+    for (uint32_t il = 0; il < asym_layers.size(); ++il) {
+        all[il].backend = device_backend(lctx, asym_layers[il]);
+        all[il].known.resize(asym_layers[il].tables.size());
+        for (uint32_t g = 0; g < all[il].known.size() && all[il].backend; ++g) {
+            groups.push_back({ il, g });
+        }
+    }
+    const size_t n_threads = std::max<int32_t>(1, lctx->n_threads_batch());
+
+    llama_asymkv_run(n_threads, groups.size(), [&](size_t i) {
+        const auto [il, g] = groups[i];
+        all[il].known[g] = slots_of(asym_layers[il].tables[g], cells);
+    });
+
+    // whether positions will move is known when the plan is
+    for (const auto & [il, g] : groups) {
+        const auto & slots = all[il].known[g];
+        if (params.span > 0 && slots.back().position - slots.front().position + (get_size() - n_keep) >= params.span) {
+            return;
+        }
     }
 
     ggml_backend_t   backend = nullptr;
@@ -353,8 +370,7 @@ void llama_kv_cache_asym::compress_on_device(llama_context * lctx, const std::ve
     for (uint32_t il = 0; il < asym_layers.size(); ++il) {
         const int64_t t_start = ggml_time_us();
 
-        device_layer work;
-        work.backend = device_backend(lctx, asym_layers[il]);
+        auto & work = all[il];
         if (!work.backend || !build_device_layer(asym_layers[il], cells, n_keep, work)) {
             continue;
         }
@@ -378,4 +394,11 @@ void llama_kv_cache_asym::compress_on_device(llama_context * lctx, const std::ve
         counters.t_observe_us += ggml_time_us() - t_start;
     }
     counters.n_device_compressions += is_written;
+
+    llama_asymkv_run(n_threads, groups.size(), [&](size_t i) {
+        const auto [il, g] = groups[i];
+        if (!tables[il].empty()) {
+            tables[il][g].pack(all[il].known[g]);
+        }
+    });
 }

@@ -273,7 +273,7 @@ private:
     // fills the tables of the layers that it takes; throws when it fails. is_written: when it is too late to do nothing
     void compress_on_device(llama_context * lctx, const std::vector<uint32_t> & cells, uint32_t n_keep, std::vector<std::vector<group_table>> & tables, bool & is_written);
 
-    bool has_device_plan(const std::vector<uint32_t> & cells, uint32_t n_keep) const;
+    bool has_device_plan(const std::vector<uint32_t> & cells) const;
     ggml_backend_t device_backend(llama_context * lctx, const asym_layer & layer) const;
 
     bool build_device_layer(const asym_layer & layer, const std::vector<uint32_t> & cells, uint32_t n_keep, device_layer & work) const;

@@ -32,10 +32,14 @@ struct bit_model {
     }
 };
 
+// most bytes of one slot, whatever was learned before: a bit takes up to eleven, and a number has up to 125 of them
+constexpr size_t MAX_SLOT_BYTES = 768;
+
 // a binary arithmetic coder: the interval [low, high] is what bits so far allow; leading bytes on which both agree go out
+template <bool READING>
 class coder {
 public:
-    explicit coder(std::vector<uint8_t> & out) : out(&out) {}
+    explicit coder(std::vector<uint8_t> & out) : out(out.data() + out.size()), bytes(&out) {}
 
     coder(const uint8_t * begin, const uint8_t * end) : in(begin), in_end(end) {
         for (int i = 0; i < 4; ++i) {
@@ -43,27 +47,35 @@ public:
         }
     }
 
-    bool is_reading() const { return !out; }
-
     // writes the bit, or reads it; p: of 2^16 that it is 1
     bool bit(bool value, uint16_t p) {
         const uint32_t middle = low + (uint32_t) ((uint64_t) (high - low)*p >> 16);
 
-        if (is_reading()) {
+        if (READING) {
             value = code <= middle;
         }
-        (value ? high : low) = middle + !value;
+        high = value ? middle : high;
+        low  = value ? low    : middle + 1;
 
         while (((low ^ high) & 0xFF000000u) == 0) {
-            if (is_reading()) {
+            if (READING) {
                 code = code << 8 | next();
             } else {
-                out->push_back((uint8_t) (high >> 24));
+                *out++ = (uint8_t) (high >> 24);
             }
             low  = low  << 8;
             high = high << 8 | 0xFF;
         }
         return value;
+    }
+
+    // before each slot that is written
+    void make_room() {
+        const size_t n = out - bytes->data();
+        if (bytes->size() - n < MAX_SLOT_BYTES) {
+            bytes->resize(2*n + MAX_SLOT_BYTES);
+            out = bytes->data() + n;
+        }
     }
 
     bool bit(bool value, bit_model & model) {
@@ -97,12 +109,17 @@ public:
     }
 
     // the interval's ends differ in their first byte, and the reader takes zeros for what is not there
-    void end() { out->push_back((uint8_t) (high >> 24)); }
+    void end() {
+        make_room();
+        *out++ = (uint8_t) (high >> 24);
+        bytes->resize(out - bytes->data());
+    }
 
 private:
-    std::vector<uint8_t> * out = nullptr;
-    const uint8_t * in     = nullptr;
-    const uint8_t * in_end = nullptr;
+    uint8_t              * out    = nullptr;
+    std::vector<uint8_t> * bytes  = nullptr; // where `out` points
+    const uint8_t        * in     = nullptr;
+    const uint8_t        * in_end = nullptr;
 
     uint32_t low  = 0;
     uint32_t high = 0xFFFFFFFF;
@@ -118,7 +135,8 @@ struct number_model {
     bit_model more[MAX_BITS + 1];
     bit_model second[MAX_BITS + 1]; // the bit after the leading one
 
-    uint64_t code(coder & c, uint64_t value) {
+    template <bool READING>
+    uint64_t code(coder<READING> & c, uint64_t value) {
         int n = 0;
         while (n < MAX_BITS && c.bit(value >> n != 0, more[n])) {
             ++n;
@@ -205,8 +223,9 @@ struct slot_models {
 [[noreturn]] void fail() { throw std::invalid_argument("a table of slots is damaged"); }
 
 // score_high: what is not stored in bytes
-void code_slot(coder & c, slot_models & m, int positions, asymkv_slot & slot, uint32_t & score_high) {
-    const bool reading = c.is_reading();
+template <bool READING>
+void code_slot(coder<READING> & c, slot_models & m, int positions, asymkv_slot & slot, uint32_t & score_high) {
+    const bool    reading = READING;
     const int64_t max_pos = std::numeric_limits<int32_t>::max();
 
     const uint64_t gap = m.gap.code(c, reading ? 0 : (uint64_t) ((int64_t) slot.first - m.last - 1));
@@ -290,7 +309,7 @@ int choose_positions(const asymkv_slot * slots, uint32_t n) {
 
 float table_score(float score) { return score_of(score_code(score)); }
 
-size_t slot_table::max_bytes(uint32_t n) { return (size_t) n*256 + 64; }
+size_t slot_table::max_bytes(uint32_t n) { return (size_t) n*(1 + MAX_SLOT_BYTES) + 8; }
 
 void slot_table::clear() {
     n_slots = 0;
@@ -311,11 +330,12 @@ void slot_table::pack(const asymkv_slot * slots, uint32_t n) {
     }
 
     std::vector<uint8_t> packed(n);
-    packed.reserve((size_t) n*3 + 64);
+    packed.reserve((size_t) n*4 + MAX_SLOT_BYTES);
 
     const int positions = choose_positions(slots, n);
 
-    coder c(packed);
+    coder<false> c(packed);
+    c.make_room();
     c.bits((uint64_t) positions, 2);
 
     slot_models m;
@@ -325,6 +345,7 @@ void slot_table::pack(const asymkv_slot * slots, uint32_t n) {
 
         packed[i] = (uint8_t) score;
         uint32_t high = score >> SCORE_STORED;
+        c.make_room();
         code_slot(c, m, positions, slot, high);
     }
     c.end();
@@ -339,7 +360,7 @@ std::vector<asymkv_slot> slot_table::unpack(uint32_t n) const {
     if (res.empty()) {
         return res;
     }
-    coder c(data.data() + n_slots, data.data() + data.size());
+    coder<true> c(data.data() + n_slots, data.data() + data.size());
 
     const int positions = (int) c.bits(0, 2);
     if (positions >= (int) (sizeof(POSITION_BITS)/sizeof(POSITION_BITS[0]))) {
