@@ -33,7 +33,7 @@ public:
     }
 
     void state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) override {
-        if (seq_id > 0) {
+        if (seq_id != -1 && seq_id != 0) {
             throw std::runtime_error("a merged cache holds one sequence, number 0");
         }
         const uint32_t size = v_cells[0].size();
