@@ -88,6 +88,22 @@ def test_layers_with_a_sliding_window_are_restored_cell_by_cell(
         other.close()
 
 
+@pytest.mark.parametrize(("place", "value"), [(3, 4), (255, 256), (-1, 255), (-1, 257), (-2, 257)])
+def test_cells_of_a_sliding_window_that_cannot_be_are_refused(tiny: Callable[[str], Path], place: int, value: int) -> None:
+    """Out of order, beyond the cache, fewer than their rows, more than there are, and a next one beyond the end."""
+    llm = merged_llama(tiny("gemma2"), swa_full=False)
+    state = state_of(llm)
+    places = np.arange(256, dtype=np.uint32).tobytes()  # a window of 128, and a batch, rounded up; all are in use
+    assert state.count(places) == 1
+    start = state.index(places) + 4 * place  # before them: where the next token goes, and how many they are
+    damaged = state[:start] + value.to_bytes(4, sys.byteorder) + state[start + 4 :]
+    assert restore(llm, damaged) == 0
+    assert llm.asymkv_stats().tokens == 0
+    assert restore(llm, state) == len(state)
+    assert llm.asymkv_stats().tokens == 300
+    llm.close()
+
+
 def test_one_sequence_is_saved_and_restored_as_well(tiny: Callable[[str], Path]) -> None:
     llm = merged_llama(tiny("llama"))
     size = llama_cpp.llama_state_seq_get_size(llm.ctx, 0)
