@@ -233,6 +233,15 @@ def test_a_file_cut_anywhere_is_refused(other: Llama, file: Path, tmp_path: Path
     assert header["n_tokens"] == len(sections[0]) // 4
 
 
+def test_a_file_of_an_older_format_is_refused_with_a_remedy(other: Llama, file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[:8] + struct.pack("<I", VERSION - 1) + data[12:])
+    assert refuses(other, file) == (
+        f"session {file} has version {VERSION - 1} of the format, and this asymkv-gguf reads {VERSION}: "
+        "read the text again and save it anew, or use the asymkv-gguf that saved it"
+    )
+
+
 def test_any_byte_that_changes_is_noticed(other: Llama, file: Path, tmp_path: Path) -> None:
     data = file.read_bytes()
     rng = np.random.default_rng(5)

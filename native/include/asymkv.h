@@ -117,7 +117,7 @@ struct asymkv_stats {
     uint64_t n_merges;         // summed over layers and groups
     uint64_t n_evictions;      // "
     uint64_t kv_bytes;         // K and V, as allocated
-    uint64_t table_bytes;      // cardinalities, query ring and host tables
+    uint64_t table_bytes;      // cardinalities, query ring and host tables, as they are now: these are coded
     uint64_t stock_kv_bytes;   // K and V of a stock cache of n_ctx slots
     uint64_t t_observe_us;     // where a device compresses: all three
     uint64_t t_plan_us;
