@@ -320,7 +320,7 @@ llama_kv_cache * llama_kv_cache_create(
         const llama_memory_i::layer_reuse_cb  & reuse,
         const llama_memory_i::layer_share_cb  & share);
 
-// the cache of the layers with a sliding window beside `base`: one that is restored cell by cell if `base` is merged, else the stock one
+// the cache of the layers with a sliding window beside `base`: restored cell by cell if `base` is merged, else the stock one
 llama_kv_cache * llama_kv_cache_create_window(
        const llama_kv_cache & base,
           const llama_model & model,

@@ -322,8 +322,9 @@ void slot_table::pack(const asymkv_slot * slots, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i) {
         const auto & slot = slots[i];
         const int64_t n_tokens = (int64_t) slot.last - slot.first + 1;
-        if (slot.first <= last || n_tokens < 1 || slot.cardinality < 1 || slot.cardinality > n_tokens || !(slot.position >= before)) {
-            throw std::invalid_argument("slot " + std::to_string(i) + " of a table is out of order, or counts more tokens than it spans");
+        const bool is_span = slot.first > last && n_tokens >= 1 && slot.cardinality >= 1 && slot.cardinality <= n_tokens;
+        if (!is_span || !(slot.position >= before)) {
+            throw std::invalid_argument("slot " + std::to_string(i) + " of a table is out of order, or counts more than it spans");
         }
         last   = slot.last;
         before = slot.position;
