@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,6 +226,106 @@ def test_a_load_that_fails_leaves_an_empty_and_usable_context(tiny: Callable[[st
         np.testing.assert_allclose(logits, read(fresh, random_tokens(40, seed=3), 40), atol=1e-3)
         fresh.close()
     other.close()
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "stock"])
+@pytest.mark.parametrize("model", ["llama", "gemma2", "lfm2"])
+def test_a_load_that_fails_leaves_nothing_in_any_part_of_the_cache(
+    tiny: Callable[[str], Path], model: str, merged: bool
+) -> None:
+    """Upstream leaves the old text in one of two caches, or the new one: global and sliding, attention and recurrent layers."""
+    config = CONFIG if merged else None
+    llm, fresh = (Llama(str(tiny(model)), asymkv=config, **settings()) for _ in range(2))
+    read(llm, random_tokens(300), 64)
+    state, nothing = state_of(llm), len(state_of(fresh))  # bytes: what each part holds takes some
+    cuts = [len(state) * part // 23 for part in range(1, 23)]
+    for length in (40, 60, 100, *cuts, len(state) - 1):
+        assert restore(llm, state) == len(state)
+        assert restore(llm, state[:length]) == 0
+        assert len(state_of(llm)) == nothing, f"after {length} of {len(state)} bytes"
+    llm.close()
+    fresh.close()
+
+
+def test_a_state_whose_parts_end_at_different_positions_is_refused(tiny: Callable[[str], Path]) -> None:
+    """The next token would go where another one is."""
+    llm = merged_llama(tiny("lfm2"))
+    state = state_of(llm)
+    cell = struct.pack("<IiIi", 1, 299, 1, 0)  # of the recurrent layers: one cell, its position, one sequence, number 0
+    assert state.count(cell) == 1
+    for position in (250, 298, 300):
+        assert restore(llm, state.replace(cell, struct.pack("<IiIi", 1, position, 1, 0))) == 0
+        assert llm.asymkv_stats().tokens == 0
+    assert restore(llm, state) == len(state)
+    llm.close()
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "stock"])
+def test_a_file_that_goes_on_behind_its_state_is_refused_and_leaves_nothing(
+    tiny: Callable[[str], Path], tmp_path: Path, merged: bool
+) -> None:
+    llm, fresh = (Llama(str(tiny("llama")), asymkv=CONFIG if merged else None, **settings()) for _ in range(2))
+    read(llm, random_tokens(100), 64)
+    path, tokens, count = tmp_path / "state", (llama_cpp.llama_token * 1)(5), ctypes.c_size_t()
+    assert llama_cpp.llama_state_save_file(llm.ctx, str(path).encode(), tokens, 1)
+    assert llama_cpp.llama_state_load_file(llm.ctx, str(path).encode(), tokens, 1, ctypes.byref(count))
+    path.write_bytes(path.read_bytes() + b"more")
+    assert not llama_cpp.llama_state_load_file(llm.ctx, str(path).encode(), tokens, 1, ctypes.byref(count))
+    assert len(state_of(llm)) == len(state_of(fresh))
+    llm.close()
+    fresh.close()
+
+
+# of a state of one sequence of a stock cache of one layer: magic, sequence, streams, cells, then of each cell position,
+# number of sequences, sequence
+@pytest.mark.parametrize(
+    ("place", "number"), [(12, 0xFFFFFFFF), (12, 1025), (16, 0xFFFFFFFF), (16, 0xFFFFFFFE), (16, 0x7FFFFFFF), (20, 0), (20, 2)]
+)
+def test_numbers_that_cannot_be_are_refused_by_a_stock_cache(tiny: Callable[[str], Path], place: int, number: int) -> None:
+    """Upstream takes positions as they come, and an assertion, or an overflow, ends the process then or later."""
+    llm = Llama(str(tiny("llama")), asymkv=None, **settings())
+    read(llm, random_tokens(100), 64)
+    size = llama_cpp.llama_state_seq_get_size(llm.ctx, 0)
+    buffer = (ctypes.c_uint8 * size)()
+    assert llama_cpp.llama_state_seq_get_data(llm.ctx, buffer, size, 0) == size
+    assert llama_cpp.llama_state_seq_set_data(llm.ctx, buffer, size, 0) == size
+    buffer[place : place + 4] = list(number.to_bytes(4, "little"))
+    assert llama_cpp.llama_state_seq_set_data(llm.ctx, buffer, size, 0) == 0
+    assert llama_cpp.llama_memory_seq_pos_max(llama_cpp.llama_get_memory(llm.ctx), 0) == -1
+    llm.close()
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "stock"])
+@pytest.mark.parametrize(
+    ("place", "number"), [(0, 0xFFFFFFFF), (17, 0xFFFFFFFF), (17, 0xFFFFFFFE), (17, 0x7FFFFFFF), (21, 0), (21, 2), (25, 1)]
+)
+def test_numbers_that_cannot_be_are_refused_in_whole_states(
+    tiny: Callable[[str], Path], merged: bool, place: int, number: int
+) -> None:
+    """The length of the architecture's name, and of the first cell its position, number of sequences, and sequence."""
+    llm = Llama(str(tiny("llama")), asymkv=CONFIG if merged else None, **settings())
+    read(llm, random_tokens(100), 64)
+    state = bytearray(state_of(llm))
+    if place > 0 and merged:
+        place += 24  # our header
+    state[place : place + 4] = number.to_bytes(4, "little")
+    assert restore(llm, bytes(state)) == 0
+    llm.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="asks POSIX for the most memory that there was")
+def test_a_length_that_cannot_be_takes_no_memory(tiny: Callable[[str], Path]) -> None:
+    """Upstream takes 4 GiB for the architecture's name."""
+    script = f"""
+import asymkv_gguf, ctypes, llama_cpp, resource
+llm = llama_cpp.Llama({str(tiny("llama"))!r}, n_ctx=1024, n_threads=1, verbose=False)
+most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most()
+state = (ctypes.c_uint8 * 1000)(*([0xFF] * 1000))
+assert llama_cpp.llama_state_set_data(llm.ctx, state, 1000) == 0
+assert most() < 2 * before, (before, most())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_refused_load_leaves_a_context_that_answers_like_a_fresh_one(tiny: Callable[[str], Path]) -> None:

@@ -67,6 +67,28 @@ bool llama_asymkv_refuses(llama_memory_i * memory, const char * what) {
     return true;
 }
 
+void llama_asymkv_check_restored(llama_memory_i * memory) {
+    const auto * cache = find_cache(memory);
+    if (!cache) {
+        return;
+    }
+    const llama_pos pos = cache->seq_pos_max(0);
+
+    bool is_one = true;
+    if (auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory)) {
+        is_one = hybrid->get_mem_recr()->seq_pos_max(0) == pos;
+    } else if (auto * hybrid_iswa = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
+        is_one = hybrid_iswa->get_mem_recr()->seq_pos_max(0) == pos;
+        memory = hybrid_iswa->get_mem_attn();
+    }
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        is_one = is_one && iswa->get_swa()->seq_pos_max(0) == pos;
+    }
+    if (!is_one) {
+        throw std::runtime_error("the state contradicts itself: its parts end at different positions");
+    }
+}
+
 // even the sentence about memory that ran out needs some
 static int fail_what(int status, const std::exception & err) noexcept {
     try {

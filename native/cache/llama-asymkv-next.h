@@ -17,6 +17,9 @@ class llama_memory_i;
 // whether a part of this memory is a merged cache, which cannot do that; says so
 bool llama_asymkv_refuses(llama_memory_i * memory, const char * what);
 
+// throws where a merged cache and what is beside it, of a model with a sliding window or recurrent layers, are not of one text
+void llama_asymkv_check_restored(llama_memory_i * memory);
+
 // nodes that a merged cache in this memory may add to a graph, beyond the few that every graph has room for
 uint32_t llama_asymkv_n_nodes(llama_memory_i * memory);
 

@@ -84,6 +84,9 @@ std::string llama_kv_cache_asym::table_problem(const asym_layer & layer, uint32_
         if (!is_inside && (slot.cardinality != 1 || slot.first != pos || (!moved && slot.position != pos))) {
             return "a token outside of the merged span is not exact" + at(layer.il, group, cell);
         }
+        if (is_inside && (slot.first < middle_pos0 || slot.last > middle_pos1)) {
+            return "a slot stands for tokens outside of the merged span" + at(layer.il, group, cell);
+        }
         before     = slot.position;
         last       = slot.last;
         n_counted += slot.cardinality;

@@ -4,6 +4,7 @@
 #include "llama-io.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -108,7 +109,7 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
     if (header.n_layer != asym_layers.size() || header.per_head != (uint32_t) params.per_head || header.observe != params.observe) {
         throw std::runtime_error("the state was saved with other settings (layers, per_head or observe)");
     }
-    if (seq_id > 0) {
+    if (seq_id != -1 && seq_id != 0) {
         throw std::runtime_error("a merged cache holds one sequence, number 0");
     }
 
@@ -123,18 +124,16 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
 
         const auto & cells = v_cells[0];
 
-        constexpr llama_pos pos_limit = std::numeric_limits<llama_pos>::max();
-
         bool is_consistent =
             text.n_cells == cells.get_used() && text.n_cells == cells.used_max_p1() &&
-            text.n_packed <= text.n_cells && text.n_middle <= text.n_packed && text.n_middle_tokens < (uint64_t) pos_limit;
+            text.n_packed <= text.n_cells && text.n_middle <= text.n_packed && text.n_middle_tokens < (uint64_t) std::numeric_limits<llama_pos>::max();
         if (text.n_middle == 0) {
             is_consistent = is_consistent && text.middle_pos0 == -1 && text.middle_pos1 == -1 && text.n_middle_tokens == 0;
         } else {
-            is_consistent = is_consistent && text.middle_pos0 >= 0 && text.middle_pos0 <= text.middle_pos1 && text.middle_pos1 < pos_limit;
+            is_consistent = is_consistent && text.middle_pos0 >= 0 && text.middle_pos0 <= text.middle_pos1 && llama_state_pos_valid(text.middle_pos1);
         }
         for (uint32_t i = 0; i < text.n_cells && is_consistent; ++i) {
-            is_consistent = !cells.is_empty(i) && cells.seq_has(i, 0) && cells.pos_get(i) >= 0 && cells.pos_get(i) < pos_limit;
+            is_consistent = !cells.is_empty(i) && cells.seq_has(i, 0) && llama_state_pos_valid(cells.pos_get(i));
         }
         if (!is_consistent) {
             throw std::runtime_error("the state contradicts itself");
@@ -157,8 +156,11 @@ void llama_kv_cache_asym::state_read(llama_io_read_i & io, llama_seq_id seq_id, 
                 asymkv::slot_table packed;
                 packed.set_bytes(std::move(bytes), n_packed);
                 const auto slots = packed.unpack();
-                const bool are_tokens = std::all_of(slots.begin(), slots.end(), [](const asymkv_slot & slot) { return slot.first == slot.last; });
-                if (text.n_middle == 0 && !are_tokens) {
+                const bool are_right = std::all_of(slots.begin(), slots.end(), [&](const asymkv_slot & slot) {
+                    return slot.position >= 0.0 && slot.position < (double) std::numeric_limits<llama_pos>::max() &&
+                        slot.score >= 0.0f && std::isfinite(slot.score) && (text.n_middle > 0 || slot.first == slot.last);
+                });
+                if (!are_right) {
                     throw std::runtime_error("the state has a slot that cannot be right");
                 }
                 table.pack(slots); // whatever the bytes were, these are as we write them
