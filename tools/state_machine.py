@@ -282,7 +282,7 @@ class Machine:
             return
         tokens = [int(token) for token in self.rng.integers(3, 259, 5)]
         ways = ["restored", "read"] if self.model.is_whole and self.case != "hybrid" else ["restored"]
-        state, start = read_state(self.llm.ctx), self.model.last + 1
+        state, start, text = read_state(self.llm.ctx), self.model.last + 1, list(self.model.exact.values())
         expected = None
         for way in ["here", *ways]:
             llm = self.llm if way == "here" else self.twin
@@ -291,7 +291,6 @@ class Machine:
                 _api.check_cache(llm.ctx)
             elif way == "read":
                 llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llm.ctx), True)
-                text = list(self.model.exact.values())[:-5]
                 for first in range(0, len(text), BATCH):
                     self.batch.fill(text[first : first + BATCH], first, False)
                     assert llama_cpp.llama_decode(llm.ctx, self.batch.native) == 0
