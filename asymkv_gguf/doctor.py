@@ -145,17 +145,27 @@ def backends() -> Check:
 
 def native_ops() -> Check:
     from .llama import _api, _native
+    from .native.ggml import ggml
     from .native.loader import BINDING
-    from .stats import NATIVE_ATTN
+    from .stats import NATIVE_ATTN, NATIVE_COMPRESS
 
-    attention = bool(_api.native_ops() & NATIVE_ATTN)
-    data = {"attention": attention}
-    if attention:
-        return Check("native ops", "attention with cardinalities", data=data)
-    if os.environ.get("ASYMKV_NATIVE_OPS") == "0":
+    names = {NATIVE_ATTN: "attention with cardinalities", NATIVE_COMPRESS: "compression"}
+    forbidden = os.environ.get("ASYMKV_NATIVE_OPS") == "0"
+    found = {
+        device.name: [] if forbidden else [name for bit, name in names.items() if device.native_ops & bit]
+        for device in ggml().devices()
+    }
+    data = {
+        "attention": bool(_api.native_ops() & NATIVE_ATTN),
+        "devices": {device: "native" if has else "portable" for device, has in found.items()},
+    }
+    if any(found.values()):
+        lines = [f"{device}: {' and '.join(has) or 'none, composed of stock ops'}" for device, has in found.items()]
+        return Check("native ops", "; ".join(lines), data=data)
+    if forbidden:
         why = "ASYMKV_NATIVE_OPS=0 forbids them"
     elif _native.bundled:
-        why = "not every device has them"
+        why = "no device has them"
     else:
         why = f"{BINDING}'s ggml has none; the bundled mode has (docs/build.md)"
     return Check("native ops", f"none, all is composed of stock ops: {why}", data=data)

@@ -37,8 +37,9 @@ class Outcome:
 @click.option("--budget", type=int, default=BUDGET, metavar="N", help="Slots that a compression leaves.")
 @click.option("--seed", type=click.IntRange(min=0), default=2, help="Another text and other questions.")
 @click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), default=1, help="CPU threads; one is fast enough.")
+@click.option("-ngl", "--gpu-layers", "n_gpu_layers", type=int, default=0, help="Layers on the GPU; -1: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def demo(budget: int, seed: int, n_threads: int, as_json: bool) -> None:
+def demo(budget: int, seed: int, n_threads: int, n_gpu_layers: int, as_json: bool) -> None:
     """Ask the packaged model about a text that it read with the full cache, and with a much smaller one.
 
     The text states who has which code; the questions ask for them. Both caches are asked from the state they were in
@@ -49,8 +50,8 @@ def demo(budget: int, seed: int, n_threads: int, as_json: bool) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     document = recall.make_document(seed)
-    full = read_and_ask(document, None, n_threads)
-    small = read_and_ask(document, config, n_threads)
+    full = read_and_ask(document, None, n_threads, n_gpu_layers)
+    small = read_and_ask(document, config, n_threads, n_gpu_layers)
     full.kv_bytes = stock_bytes(config)
     if as_json:
         click.echo(json.dumps({"full": asdict(full), "asymkv": asdict(small)}))
@@ -58,9 +59,11 @@ def demo(budget: int, seed: int, n_threads: int, as_json: bool) -> None:
         click.echo(report(document, full, small))
 
 
-def read_and_ask(document: recall.Document, config: AsymKVConfig | None, n_threads: int = 1) -> Outcome:
+def read_and_ask(
+    document: recall.Document, config: AsymKVConfig | None, n_threads: int = 1, n_gpu_layers: int = 0
+) -> Outcome:
     """Reads the text once, then asks every question from the state after reading."""
-    llm = open_model(config, n_threads)
+    llm = open_model(config, n_threads, n_gpu_layers)
     try:
         started = time.perf_counter()
         llm.eval(llm.tokenize(document.text.encode()))
@@ -82,12 +85,13 @@ def read_and_ask(document: recall.Document, config: AsymKVConfig | None, n_threa
     return outcome
 
 
-def open_model(config: AsymKVConfig | None, n_threads: int = 1) -> Llama:
+def open_model(config: AsymKVConfig | None, n_threads: int = 1, n_gpu_layers: int = 0) -> Llama:
     return Llama(
         str(MODEL),
         asymkv=config if config is not None else False,
         n_ctx=N_CTX,
         flash_attn=True,
+        n_gpu_layers=n_gpu_layers,
         n_threads=n_threads,
         n_threads_batch=n_threads,
         verbose=False,

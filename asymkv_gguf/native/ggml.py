@@ -32,6 +32,7 @@ _DECLARATIONS = """
     void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t reg, const char * name);
 """
 
+NATIVE_OPS_PROC: Final = b"ggml_backend_asymkv_ops"  # native/ggml/ggml-asymkv.h
 DEVICE_TYPES: Final = ("CPU", "GPU", "integrated GPU", "accelerator", "meta")  # enum ggml_backend_dev_type
 
 
@@ -44,6 +45,7 @@ class Device:
     kind: str  # one of DEVICE_TYPES
     memory_free: int  # bytes
     memory_total: int
+    native_ops: int  # what its backend has of our ops: bits of stats.NATIVE_ATTN and NATIVE_COMPRESS
     address: int  # the ggml_backend_dev_t
 
 
@@ -84,8 +86,15 @@ class Ggml:
             kind=DEVICE_TYPES[self.call("ggml_backend_dev_type", pointer)],
             memory_free=int(free[0]),
             memory_total=int(total[0]),
+            native_ops=self._native_ops(self.call("ggml_backend_dev_backend_reg", pointer)),
             address=int(self.ffi.cast("uintptr_t", pointer)),
         )
+
+    def _native_ops(self, reg: Any) -> int:
+        if reg == self.ffi.NULL:  # a device that stands for several others
+            return 0
+        function = self.call("ggml_backend_reg_get_proc_address", reg, NATIVE_OPS_PROC)
+        return 0 if function == self.ffi.NULL else int(self.ffi.cast("uint32_t (*)(void)", function)())
 
     def backends(self) -> dict[str, list[str]]:
         """The registered backends, each with the features that it was built with and found, e.g. AVX2."""
