@@ -138,11 +138,12 @@ def features(bundled: Bundled | None) -> list[str]:
 
 def test_doctor_says_what_runs_natively_and_why_not(bundled: Bundled) -> None:
     checks = doctor(bundled)
-    assert checks["native ops"]["text"] == "attention with cardinalities"
-    assert checks["native ops"]["data"] == {"attention": True}
+    assert checks["native ops"]["text"] == "CPU: attention with cardinalities"
+    assert checks["native ops"]["data"] == {"attention": True, "devices": {"CPU": "native"}}
     assert checks["compression"]["data"]["graph_ops"] == ["SET_ROWS"]
     forbidden = doctor(bundled, ASYMKV_NATIVE_OPS="0")["native ops"]
     assert forbidden["text"] == "none, all is composed of stock ops: ASYMKV_NATIVE_OPS=0 forbids them"
+    assert forbidden["data"] == {"attention": False, "devices": {"CPU": "portable"}}
 
 
 def test_a_stock_ggml_has_none_and_the_cache_is_portable(tiny: Callable[[str], Path]) -> None:
@@ -173,6 +174,7 @@ def test_every_case_of_the_op_agrees_with_its_composition_and_with_the_reference
 def test_devices_that_do_not_know_the_source_never_get_it(bundled: Bundled) -> None:
     done = subprocess.run([bundled.programs / "test-native-devices"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "CPU: stock attention taken, with cardinalities taken, compression refused\n" in done.stdout
 
 
 def test_layers_on_a_worker_are_portable_since_its_ggml_may_be_a_stock_one(bundled: Bundled) -> None:

@@ -163,6 +163,29 @@ static void one_device_that_does_not_answer_decides_for_all() {
     CHECK(llama_asymkv_dev_ops({ &able.dev, &silent.dev }) == 0);
 }
 
+// the CPU, and whatever else ggml was built with and finds: a Vulkan device, for example (scripts/vulkan_test.sh)
+static void real_devices_get_what_they_answer_for_and_nothing_else() {
+    ops o;
+
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
+        const bool has_attn     = ggml_asymkv_dev_ops(dev) & GGML_ASYMKV_OPS_ATTN;
+        const bool has_compress = ggml_asymkv_dev_ops(dev) & GGML_ASYMKV_OPS_COMPRESS;
+
+        for (const auto * op : o.native) {
+            CHECK(has_attn || !ggml_backend_dev_supports_op(dev, op));
+        }
+        for (ggml_op op : { GGML_OP_ASYMKV_OBSERVE, GGML_OP_ASYMKV_PLAN, GGML_OP_ASYMKV_MERGE }) {
+            ggml_tensor node = *o.stock[0];
+            node.op = op;
+            CHECK(has_compress || !ggml_backend_dev_supports_op(dev, &node));
+        }
+        printf("%s: stock attention %s, with cardinalities %s, compression %s\n", ggml_backend_dev_name(dev),
+                ggml_backend_dev_supports_op(dev, o.stock[0]) ? "taken" : "refused", has_attn ? "taken" : "refused",
+                has_compress ? "taken" : "refused");
+    }
+}
+
 //
 // the trial
 //
@@ -227,11 +250,12 @@ int main() {
     RUN(a_device_without_a_registry_does_not_answer);
     RUN(a_backend_that_answers_still_decides_for_itself);
     RUN(one_device_that_does_not_answer_decides_for_all);
+    RUN(real_devices_get_what_they_answer_for_and_nothing_else);
     RUN(a_device_that_computes_what_the_cpu_computes_passes);
     RUN(a_device_that_forgets_the_source_is_found_out_and_warned_of_once);
     RUN(a_device_that_cannot_be_started_fails_the_trial);
     RUN(a_device_that_takes_the_stock_op_only_fails_without_a_warning);
     RUN(a_device_that_takes_neither_leaves_the_op_to_the_cpu);
-    printf("10 tests passed\n");
+    printf("11 tests passed\n");
     return 0;
 }
