@@ -7,15 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
 
-from asymkv_gguf import doctor
+from asymkv_gguf import doctor, llama
 from asymkv_gguf.cli import main
 from asymkv_gguf.native import loader
+from asymkv_gguf.native.ggml import Device, ggml
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -166,6 +168,33 @@ def test_missing_extras_are_listed_with_the_command_that_brings_them(monkeypatch
     check = doctor.extras()
     assert check.text == "server (installed), plot (without no-such-thing)"
     assert (check.status, check.remedy) == ("note", "if you want them: pip install 'asymkv-gguf[plot]'")
+
+
+def device(name: str, native_ops: int) -> Device:
+    return Device(name, "", "CPU" if name == "CPU" else "GPU", 0, 0, native_ops, 0)
+
+
+def test_each_device_has_native_ops_or_is_portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASYMKV_NATIVE_OPS", raising=False)
+    devices = [device("CUDA0", 3), device("Vulkan0", 0), device("CPU", 1)]
+    monkeypatch.setattr(ggml(), "devices", lambda: devices)
+    check = doctor.native_ops()
+    assert check.text == (
+        "CUDA0: attention with cardinalities and compression; Vulkan0: none, composed of stock ops; "
+        "CPU: attention with cardinalities"
+    )
+    assert check.data["devices"] == {"CUDA0": "native", "Vulkan0": "portable", "CPU": "native"}
+    monkeypatch.setenv("ASYMKV_NATIVE_OPS", "0")
+    check = doctor.native_ops()
+    assert check.text == "none, all is composed of stock ops: ASYMKV_NATIVE_OPS=0 forbids them"
+    assert set(check.data["devices"].values()) == {"portable"}
+
+
+def test_a_ggml_of_ours_without_native_ops_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASYMKV_NATIVE_OPS", raising=False)
+    monkeypatch.setattr(ggml(), "devices", lambda: [device("Vulkan0", 0)])
+    monkeypatch.setattr(llama, "_native", replace(llama._native, bundled=True))
+    assert doctor.native_ops().text == "none, all is composed of stock ops: no device has them"
 
 
 def test_workers_are_asked_when_named(capfd: pytest.CaptureFixture[str]) -> None:

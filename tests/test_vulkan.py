@@ -33,6 +33,8 @@ WAYS = [("f16", True), ("q8_0", True), ("q4_0", True), ("f16", False)]
 CASES = [(model, *way) for model in MERGED for way in (WAYS if model in ("llama-head64", "gemma2") else WAYS[:1])]
 IDS = [f"{model}-{cache_type}-{'flash' if flash_attn else 'plain'}" for model, cache_type, flash_attn in CASES]
 
+RESTORED = [("llama", "f16"), ("llama-head64", "q8_0"), ("gemma2", "f16"), ("lfm2", "f16")]
+
 per_head_and_layer = pytest.mark.parametrize("per_head", [True, False], ids=["per-head", "per-layer"])
 
 # of the largest logit: what half precision, and other sums of it, may change
@@ -247,7 +249,7 @@ def test_merging_equal_keys_changes_nothing(tmp_path: Path, flash_attn: bool, pe
 
 
 @per_head_and_layer
-@pytest.mark.parametrize(("model", "cache_type"), [("llama", "f16"), ("llama-head64", "q8_0"), ("gemma2", "f16"), ("lfm2", "f16")])
+@pytest.mark.parametrize(("model", "cache_type"), RESTORED)
 def test_a_restored_text_goes_on(tiny: Callable[[str], Path], model: str, cache_type: str, per_head: bool) -> None:
     """Through a further compression, which needs cardinalities, positions, scores and the observed queries."""
     llm = opened(tiny(model), cache_type, per_head=per_head)
@@ -297,9 +299,7 @@ def test_positions_and_horizon(tiny: Callable[[str], Path], positions: str) -> N
 
 
 def test_the_demo_answers_all_questions_from_the_device() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "asymkv_gguf", "demo", "-ngl", "99", "--json"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "asymkv_gguf", "demo", "-ngl", "99", "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["full"]["accuracy"] == report["asymkv"]["accuracy"] == 1.0

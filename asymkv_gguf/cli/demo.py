@@ -59,9 +59,7 @@ def demo(budget: int, seed: int, n_threads: int, n_gpu_layers: int, as_json: boo
         click.echo(report(document, full, small))
 
 
-def read_and_ask(
-    document: recall.Document, config: AsymKVConfig | None, n_threads: int = 1, n_gpu_layers: int = 0
-) -> Outcome:
+def read_and_ask(document: recall.Document, config: AsymKVConfig | None, n_threads: int = 1, n_gpu_layers: int = 0) -> Outcome:
     """Reads the text once, then asks every question from the state after reading."""
     llm = open_model(config, n_threads, n_gpu_layers)
     try:
