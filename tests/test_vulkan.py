@@ -43,7 +43,7 @@ LOGITS = 2e-2
 
 def opened(path: Path, cache_type: str = "f16", flash_attn: bool = True, *, on_cpu: bool = False, **config: Any) -> Llama:
     """All layers on the device, or all, and each of their products, on the CPU."""
-    place = {"n_gpu_layers": 0, "op_offload": False} if on_cpu else {"n_gpu_layers": -1}
+    place: dict[str, Any] = {"n_gpu_layers": 0, "op_offload": False} if on_cpu else {"n_gpu_layers": -1}
     keywords = settings(cache_type, flash_attn, n_batch=BATCH) | {"swa_full": False}
     return Llama(str(path), asymkv={**SMALL, **config}, **keywords, **place)
 
@@ -235,7 +235,7 @@ def test_merging_equal_keys_changes_nothing(tmp_path: Path, flash_attn: bool, pe
     """Runs of eight equal tokens, merged to less than a quarter: what follows has the same logits."""
     write_still_model(tmp_path / "still.gguf")
     text = [token for token in random_tokens(64, seed=3) for _ in range(8)]
-    config = {"budget": 480, "recent": 32, "sinks": 8, "evict": False, "per_head": per_head}
+    config: dict[str, Any] = {"budget": 480, "recent": 32, "sinks": 8, "evict": False, "per_head": per_head}
     logits = []
     for n_keep in (0, 120):
         llm = opened(tmp_path / "still.gguf", "f16", flash_attn, **config)
