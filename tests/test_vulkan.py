@@ -9,12 +9,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
 import pytest
+import tiny_models
 from runs import last_logits, random_tokens, read, settings
 from test_merged_cache import BATCH, SMALL, assert_invariants, groups, write_still_model
 from tiny_models import MERGED
@@ -62,7 +64,7 @@ def test_layers_and_their_merged_cache_are_on_the_device_and_portable(
     assert "offloaded 4/4 layers to GPU" in log
     assert f"{DEVICES[0]} KV buffer size" in log
     assert "portable attention" in log
-    read(llm, random_tokens(150), BATCH)
+    read(llm, random_tokens(300), BATCH)
     stats = llm.asymkv_stats()
     assert stats.native_attention is False
     assert (stats.compressions, stats.device_compressions) == (1, 0)
@@ -135,7 +137,7 @@ def test_the_cpus_logits_need_the_cardinalities(tiny: Callable[[str], Path]) -> 
 @pytest.mark.parametrize("model", list(MERGED))
 def test_reading_on_through_compressions_goes_the_cpus_way(tiny: Callable[[str], Path], model: str, per_head: bool) -> None:
     """Each with plans of its own, made from keys that the device computed: nearly all of them are the same."""
-    tokens = random_tokens(330)
+    tokens = random_tokens(450)
     found = []
     for on_cpu in (True, False):
         llm = opened(tiny(model), on_cpu=on_cpu, per_head=per_head)
@@ -144,7 +146,7 @@ def test_reading_on_through_compressions_goes_the_cpus_way(tiny: Callable[[str],
         found.append((last_logits(llm), slots, llm.asymkv_stats()))
         llm.close()
     (expected, cpu_slots, cpu_stats), (logits, slots, stats) = found
-    assert stats.compressions == cpu_stats.compressions >= 3
+    assert stats.compressions == cpu_stats.compressions >= 2
     assert (stats.slots, stats.tokens) == (cpu_stats.slots, cpu_stats.tokens)
     same = [np.mean(np.isin(a["position"], b["position"])) for a, b in zip(slots, cpu_slots, strict=True)]
     assert np.mean(same) > 0.9
@@ -155,7 +157,7 @@ def test_reading_on_through_compressions_goes_the_cpus_way(tiny: Callable[[str],
 @pytest.mark.parametrize("model", list(MERGED))
 def test_every_compression_conserves_cardinality_and_order(tiny: Callable[[str], Path], model: str, per_head: bool) -> None:
     llm = opened(tiny(model), per_head=per_head)
-    tokens = random_tokens(330)
+    tokens = random_tokens(400)
     for start in range(0, len(tokens), BATCH):
         llm.eval(tokens[start : start + BATCH])
         assert_invariants(llm)
@@ -163,7 +165,7 @@ def test_every_compression_conserves_cardinality_and_order(tiny: Callable[[str],
         llm.eval([token])
     assert_invariants(llm)
     stats = llm.asymkv_stats()
-    assert stats.compressions >= 3
+    assert stats.compressions >= 2
     assert stats.merges + stats.evictions == (llm.n_tokens - stats.slots) * sum(1 for _ in groups(llm))
     assert np.isfinite(last_logits(llm)).all()
     llm.close()
@@ -253,7 +255,7 @@ def test_merging_equal_keys_changes_nothing(tmp_path: Path, flash_attn: bool, pe
 def test_a_restored_text_goes_on(tiny: Callable[[str], Path], model: str, cache_type: str, per_head: bool) -> None:
     """Through a further compression, which needs cardinalities, positions, scores and the observed queries."""
     llm = opened(tiny(model), cache_type, per_head=per_head)
-    read(llm, random_tokens(200), BATCH)
+    read(llm, random_tokens(300), BATCH)
     state = llm.save_state()
     following = random_tokens(100, seed=1)[1:]
     expected = read(llm, following, 50)
@@ -263,7 +265,7 @@ def test_a_restored_text_goes_on(tiny: Callable[[str], Path], model: str, cache_
     other = opened(tiny(model), cache_type, per_head=per_head)
     read(other, random_tokens(70, seed=2), BATCH)  # something to be overwritten
     other.load_state(state)
-    assert other.asymkv_stats().tokens == 200
+    assert other.asymkv_stats().tokens == 300
     assert_near(read(other, following, 50), expected)
     assert other.asymkv_stats().compressions > 0
     if model != "gemma2":  # llama.cpp restores a sliding-window cache into other slots, which changes the order of its sums
@@ -274,27 +276,44 @@ def test_a_restored_text_goes_on(tiny: Callable[[str], Path], model: str, cache_
 
 def test_a_cut_in_the_recent_window_is_exact(tiny: Callable[[str], Path]) -> None:
     llm = opened(tiny("llama"))
-    read(llm, random_tokens(200), BATCH)
+    read(llm, random_tokens(300), BATCH)
     following = random_tokens(12, seed=1)[1:]
     expected = read(llm, following, 4)
-    assert llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llm.ctx), 0, 200, -1)
-    llm.n_tokens = 200
+    assert llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llm.ctx), 0, 300, -1)
+    llm.n_tokens = 300
     np.testing.assert_array_equal(read(llm, following, 4), expected)
     llm.close()
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
-def test_positions_and_horizon(tiny: Callable[[str], Path], positions: str) -> None:
-    """Keys are read from the device, moved, and written back there."""
+def test_beyond_the_horizon_only_sinks_stay(tiny: Callable[[str], Path]) -> None:
     horizon, n_tokens = 200, 400
-    llm = opened(tiny("llama"), positions=positions, horizon=horizon)
+    llm = opened(tiny("llama"), horizon=horizon)
     read(llm, random_tokens(n_tokens), BATCH)
     first = n_tokens - horizon - (llm.asymkv_stats().capacity - SMALL["budget"])  # at the latest compression
     for index in groups(llm):
         slots = llm.asymkv_slots(*index)
         assert not np.any(slots["last"][SMALL["sinks"] :] < first)
         assert int(slots["cardinality"].sum()) + llm.asymkv_lost(*index) == n_tokens
-    assert np.isfinite(last_logits(llm)).all()
+    llm.close()
+
+
+def test_slots_that_move_up_have_the_references_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """positions="compact": keys are read from the device, turned, and written back there."""
+    trained, n_keep = 320, 110
+    monkeypatch.setattr(tiny_models, "N_CTX", trained)
+    MERGED["llama"](tmp_path / "short.gguf")
+    llm = opened(tmp_path / "short.gguf", positions="compact")
+    read(llm, random_tokens(400), BATCH)
+    params = reference.Params(span=trained, room=llm.asymkv_stats().capacity - n_keep)
+    before = {index: read_group(_api, llm.ctx, *index) for index in groups(llm)}
+    llm.asymkv_compress(n_keep)
+    for index, group in before.items():
+        after, expected = read_group(_api, llm.ctx, *index), reference.compress(group, params, n_keep).group
+        still = reference.compress(group, replace(params, span=0), n_keep).group
+        np.testing.assert_allclose(after.positions, expected.positions, rtol=1e-9)
+        assert np.abs(expected.positions - still.positions).max() > 10
+        assert np.abs(after.keys - expected.keys).max() <= 2e-3 * np.abs(expected.keys).max()
+    assert np.isfinite(read(llm, random_tokens(20, seed=1), BATCH)).all()
     llm.close()
 
 
