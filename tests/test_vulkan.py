@@ -103,7 +103,7 @@ def test_a_merged_cache_has_the_cpus_logits(
 ) -> None:
     """The same merged slots on both, saved on the CPU and loaded on the device: only attention to them differs."""
     read_before, following = random_tokens(200), random_tokens(12, seed=1)[1:]
-    cpu = opened(tiny(model), cache_type, flash_attn, on_cpu=True, per_head=per_head)
+    cpu = opened(tiny(model), cache_type, flash_attn, on_cpu=True, per_head=per_head, evict=False)
     read(cpu, read_before, BATCH)
     cpu.asymkv_compress(100)
     state = cpu.save_state()
@@ -112,7 +112,7 @@ def test_a_merged_cache_has_the_cpus_logits(
     cpu.close()
     assert max(int(group.max()) for group in cardinalities) > 1
 
-    llm = opened(tiny(model), cache_type, flash_attn, per_head=per_head)
+    llm = opened(tiny(model), cache_type, flash_attn, per_head=per_head, evict=False)
     llm.load_state(state)
     logits = np.r_[read(llm, following[:8], 8), read(llm, following[8:], 1)]
     for index, group in zip(groups(llm), cardinalities, strict=True):
@@ -303,7 +303,7 @@ def test_slots_that_move_up_have_the_references_keys(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tiny_models, "N_CTX", trained)
     MERGED["llama"](tmp_path / "short.gguf")
     llm = opened(tmp_path / "short.gguf", positions="compact")
-    read(llm, random_tokens(400), BATCH)
+    read(llm, random_tokens(200), BATCH)
     params = reference.Params(span=trained, room=llm.asymkv_stats().capacity - n_keep)
     before = {index: read_group(_api, llm.ctx, *index) for index in groups(llm)}
     llm.asymkv_compress(n_keep)
