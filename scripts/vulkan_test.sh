@@ -6,7 +6,9 @@
 #
 # Needs: Debian 12, Ubuntu 24.04 or newer, Python >= 3.10 with venv, a C++17 compiler, a package index, 3 GB of disk. What is
 # missing of Vulkan is installed with apt-get, as root; on Debian 12, whose headers and Mesa are too old, newer ones are unpacked
-# into the work directory. 10 minutes on two idle cores and as much for the tests; a second run compiles only what changed.
+# into the work directory. A second run compiles only what changed.
+#
+# NOT YET RUN TO THE END (docs/vulkan.md says how far): lavapipe compiles shaders when they are first used, some for minutes.
 #
 # VK_ICD_FILENAMES or GGML_VK_VISIBLE_DEVICES, if set, choose another device: a GPU's, for example.
 # ASYMKV_LLAMA_SOURCE: llama-cpp-python's source archive, where pip cannot download it. JOBS: compilers at once.
