@@ -47,6 +47,8 @@ cmake --build "$work/build" --parallel "$(nproc)" --target test-backend-ops > "$
 echo "built in $(($(date +%s) - started)) s" >&2
 
 status=0
+# libggml looks for its backends beside itself, where an installed one has them
+export LD_LIBRARY_PATH="$work/build/ggml/src/ggml-cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 "$work/build/bin/test-backend-ops" test -b "$device" -o "$ops" > "$work/cases.log" 2>&1 || status=1
 # a line per case: "  OP(shape=...): OK", "... FAIL" with the error before it, or "... not supported"
 awk -v device="$device" '
