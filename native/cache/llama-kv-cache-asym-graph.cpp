@@ -247,7 +247,7 @@ ggml_tensor * llama_kv_cache_asym::attend_by_head(const llm_attn_hook & hook, co
             ggml_view_4d(ctx, v, n_kv, 1, layer.head_v, 1, v_row*layer.head_v, v_row, v_row*layer.head_v, h*v_row*layer.head_v) :
             ggml_view_4d(ctx, v, layer.head_v, 1, n_kv, 1, v_row, v->nb[1], v->nb[2], h*v_row);
         hook.kq_mask = ggml_add(ctx, mask, ggml_view_2d(ctx, log_card, n_kv, 1, log_card->nb[1], h*log_card->nb[3]));
-        hook.sinks   = ggml_view_1d(ctx, sinks, n_gqa, h*n_gqa*sinks->nb[0]);
+        hook.sinks   = ggml_cont(ctx, ggml_view_1d(ctx, sinks, n_gqa, h*n_gqa*sinks->nb[0])); // Vulkan takes none that begin just anywhere
 
         ggml_tensor * cur = hook.attend();
 
