@@ -22,6 +22,7 @@ from test_merged_cache import BATCH, SMALL, assert_invariants, groups, write_sti
 from tiny_models import MERGED
 
 from asymkv_gguf import Llama, reference
+from asymkv_gguf.errors import UnsupportedError
 from asymkv_gguf.llama import _api
 from asymkv_gguf.native.ggml import ggml
 from asymkv_gguf.native.groups import read_group
@@ -68,6 +69,18 @@ def test_layers_and_their_merged_cache_are_on_the_device_and_portable(
     stats = llm.asymkv_stats()
     assert stats.native_attention is False
     assert (stats.compressions, stats.device_compressions) == (1, 0)
+    llm.close()
+
+
+def test_quantized_caches_of_models_with_sinks_are_refused_per_head(tiny: Callable[[str], Path]) -> None:
+    """A head's rows begin where Vulkan's buffers may not: ggml ended the process."""
+    keywords = {**settings("q8_0", n_batch=BATCH), "n_gpu_layers": -1}
+    sentence = "cannot attend to single heads of a q8_0/q8_0 cache in a model with attention sinks: use an f16 cache, or set"
+    with pytest.raises(UnsupportedError, match=sentence):
+        Llama(str(tiny("gpt-oss")), asymkv=SMALL, **keywords)
+    llm = Llama(str(tiny("gpt-oss")), asymkv={**SMALL, "per_head": False}, **keywords)
+    assert np.isfinite(read(llm, random_tokens(300), BATCH)).all()
+    assert llm.asymkv_stats().compressions > 0
     llm.close()
 
 

@@ -20,10 +20,18 @@
 // llama_kv_cache_create
 //
 
+// with attention sinks the heads attend one by one (attend_by_head), from views that begin at each one's rows
+static bool is_misaligned(ggml_backend_dev_t dev, size_t row_size) {
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(dev);
+
+    return reg && strcmp(ggml_backend_reg_name(reg), "Vulkan") == 0 && row_size % 64 != 0;
+}
+
 static std::string cache_problem(
           const llama_model & model,
                   ggml_type   type_k,
                   ggml_type   type_v,
+                       bool   offload,
                    uint32_t   n_seq_max,
              llama_memory_t   mem_other,
         const asymkv_params & params,
@@ -55,6 +63,12 @@ static std::string cache_problem(
             if (model.hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0 || model.hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
                 return std::string("a ") + ggml_type_name(type_k) + "/" + ggml_type_name(type_v) + " cache packs heads of " +
                     std::to_string(model.hparams.n_embd_head_k(il)) + " channels together: use an f16 cache, or set per_head to false";
+            }
+            if (offload && model.layers[il].attn_sinks &&
+                    (is_misaligned(model.dev_layer(il), ggml_row_size(type_k, model.hparams.n_embd_head_k(il))) ||
+                     is_misaligned(model.dev_layer(il), ggml_row_size(type_v, model.hparams.n_embd_head_v(il))))) {
+                return std::string("Vulkan cannot attend to single heads of a ") + ggml_type_name(type_k) + "/" + ggml_type_name(type_v) +
+                    " cache in a model with attention sinks: use an f16 cache, or set per_head to false";
             }
         }
     }
@@ -88,7 +102,7 @@ llama_kv_cache * llama_kv_cache_create(
                 n_swa, swa_type, mem_other, filter, reuse, share);
     }
 
-    const std::string problem = cache_problem(model, type_k, type_v, n_seq_max, mem_other, *params, filter);
+    const std::string problem = cache_problem(model, type_k, type_v, offload, n_seq_max, mem_other, *params, filter);
     if (!problem.empty()) {
         llama_asymkv_fail(ASYMKV_ERR_UNSUPPORTED, problem);
         throw std::runtime_error(problem);
