@@ -323,7 +323,7 @@ def test_slots_that_move_up_have_the_references_keys(tmp_path: Path, monkeypatch
     for index, group in before.items():
         after, expected = read_group(_api, llm.ctx, *index), reference.compress(group, params, n_keep).group
         still = reference.compress(group, replace(params, span=0), n_keep).group
-        np.testing.assert_allclose(after.positions, expected.positions, rtol=1e-9)
+        np.testing.assert_allclose(after.positions, expected.positions, rtol=0, atol=2**-20)  # as tables keep them
         assert np.abs(expected.positions - still.positions).max() > 10
         assert np.abs(after.keys - expected.keys).max() <= 2e-3 * np.abs(expected.keys).max()
     assert np.isfinite(read(llm, random_tokens(20, seed=1), BATCH)).all()
