@@ -8,7 +8,7 @@
 # missing of Vulkan is installed with apt-get, as root; on Debian 12, whose headers and Mesa are too old, newer ones are unpacked
 # into the work directory. A second run compiles only what changed.
 #
-# lavapipe compiles shaders when they are first used, some for minutes: an hour on two cores, ten minutes the second time.
+# lavapipe compiles shaders when they are first used, some for minutes, and keeps them: later runs are shorter.
 #
 # VK_ICD_FILENAMES or GGML_VK_VISIBLE_DEVICES, if set, choose another device: a GPU's, for example.
 # ASYMKV_LLAMA_SOURCE: llama-cpp-python's source archive, where pip cannot download it. JOBS: compilers at once.
