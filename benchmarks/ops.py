@@ -3,8 +3,9 @@
     python benchmarks/ops.py [--quick] [--threads 2] [--build DIR]
 
 Builds a bundled ggml and native/ggml/tests/bench-*.cpp in the build directory (an existing one is brought up to date), and runs
-them in turns: what else the machine does meets all columns alike. Each number is the best of all rounds. The stock column is
-the same program with the ggml of the installed llama-cpp-python.
+them in turns: what else the machine does meets all columns alike. Each time is the best of all rounds; what it is of stock's
+speed is the median over the rounds of the ratio within a round, since a machine's speed may change from round to round. The
+stock column is the same program with the ggml of the installed llama-cpp-python.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from asymkv_gguf.markdown_table import table
@@ -93,13 +95,18 @@ def build(directory: Path, target: str) -> Path:
 
 def row(program: Path, shape: Shape, n_threads: int, rounds: int, seconds: float) -> list[str]:
     """A shape's cells. The columns take turns, and each round begins with another one."""
-    best = dict.fromkeys(COLUMNS, float("inf"))
+    times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     names = list(COLUMNS)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            best[name] = min(best[name], microseconds(program, name, shape, n_threads, seconds))
-    stock = best.pop("stock")
-    return [str(shape), f"{stock:,.1f}", *(f"{time:,.1f} ({stock / time:.2f} x)" for time in best.values())]
+            times[name].append(microseconds(program, name, shape, n_threads, seconds))
+    stock = times.pop("stock")
+    return [str(shape), f"{min(stock):,.1f}", *(f"{min(ours):,.1f} ({of_stock(stock, ours):.2f} x)" for ours in times.values())]
+
+
+def of_stock(stock: list[float], ours: list[float]) -> float:
+    """Our speed, of stock's."""
+    return median(theirs / mine for theirs, mine in zip(stock, ours, strict=True))
 
 
 def microseconds(program: Path, column: str, shape: Shape, n_threads: int, seconds: float) -> float:
