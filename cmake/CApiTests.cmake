@@ -11,6 +11,17 @@ set(ASYMKV_CAPI "${CMAKE_CURRENT_SOURCE_DIR}/native/tests/capi")
 file(GLOB ASYMKV_CAPI_PROGRAMS CONFIGURE_DEPENDS "${ASYMKV_CAPI}/*.cpp")
 add_custom_target(capi)
 
+# the built libllama has a file name without the version that programs ask for, see Libllama.cmake
+add_custom_target(llama-by-soname DEPENDS llama)
+if (NOT WIN32)
+    set(ASYMKV_SONAME "libllama.so.${LLAMA_VERSION_MAJOR}")
+    if (APPLE)
+        set(ASYMKV_SONAME "libllama.${LLAMA_VERSION_MAJOR}.dylib")
+    endif()
+    add_custom_command(TARGET llama-by-soname POST_BUILD
+        COMMAND "${CMAKE_COMMAND}" -E create_symlink "$<TARGET_FILE_NAME:llama>" "$<TARGET_FILE_DIR:llama>/${ASYMKV_SONAME}")
+endif()
+
 foreach (SOURCE ${ASYMKV_CAPI_PROGRAMS})
     get_filename_component(NAME "${SOURCE}" NAME_WE)
     add_executable(${NAME} EXCLUDE_FROM_ALL "${SOURCE}")
@@ -24,6 +35,7 @@ foreach (SOURCE ${ASYMKV_CAPI_PROGRAMS})
         RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin"
         BUILD_WITH_INSTALL_RPATH OFF # they run where they are built
     )
+    add_dependencies(${NAME} llama-by-soname)
     add_dependencies(capi ${NAME})
 endforeach()
 
@@ -39,4 +51,5 @@ if (ASYMKV_SANITIZE MATCHES "fuzzer-no-link")
         RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin"
         BUILD_WITH_INSTALL_RPATH OFF
     )
+    add_dependencies(fuzz-state-libfuzzer llama-by-soname)
 endif()
