@@ -6,7 +6,7 @@
 #     scripts/sanitize.sh fuzz SECONDS      libFuzzer on the planner's parameters and groups; needs clang++ and libclang-rt-dev
 #
 # and with llama.cpp and ggml, which are compiled under the sanitizers, too (pip downloads them, or ASYMKV_LLAMA_SOURCE names the
-# archive). These three have been run on parts of the code only, not yet end to end:
+# archive). A first build takes 10 to 15 minutes on two cores:
 #
 #     scripts/sanitize.sh capi [MODEL...]           all of native/tests/capi; states are damaged of each model, too
 #     scripts/sanitize.sh capi-thread               ThreadSanitizer: two contexts in two threads
